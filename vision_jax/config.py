@@ -1,0 +1,286 @@
+"""The schema of an experiment: every key, its default, its type and its meaning.
+
+A config file says only what differs from these defaults:
+
+    from vision_jax.config import base_config
+
+    def get_config(arg="s16"):
+        c = base_config()
+        c.model = dict(name=f"vit_{arg}", drop_path_rate=0.1)   # merged into the section, not replacing it
+        c.batch_size = 1024
+        c.duration = "90 epochs"
+        return c
+
+Unknown keys and wrong types raise `ConfigError` where they are assigned, and name the nearest known key. This module
+imports neither jax nor any model, so that config files load anywhere at once.
+"""
+
+import difflib
+import json
+import math
+import typing
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from vision_jax.errors import ConfigError
+
+
+class Key(NamedTuple):
+    """One leaf of the schema: its default, the types it takes, its meaning and, where closed, its choices."""
+
+    default: Any
+    type: Any
+    meaning: str
+    choices: tuple = ()
+
+
+class Open(NamedTuple):
+    """A section whose further keys are known only to the part that it configures, which checks them itself."""
+
+    keys: dict
+    meaning: str
+
+
+Duration = str  # "N steps", "N epochs" or "N examples"
+SOURCE = "'digits:train', 'folder:PATH', 'tfds:NAME:SPLIT', or a list of (source, weight) pairs"
+
+SCHEMA = {
+    "task": Key("classification", str, "what the model is trained to do", ("classification",)),
+    "model": Open(
+        {"name": Key("vit_s16", str, "a name from vision_jax.list_models()")},
+        "the model's name and any of its fields to override",
+    ),
+    "data": {
+        "train": Key("digits:train", str | list, f"training source: {SOURCE}"),
+        "eval": Key("digits:test", str, "evaluation source, every example of which counts once"),
+        "tfds_dir": Key("", str, "folder of prepared TFDS data sets; empty: TFDS's own default"),
+        "image_size": Key(224, int | tuple, "pixels a side, or (height, width)"),
+        "mean": Key((0.5, 0.5, 0.5), tuple, "per-channel mean of images scaled to [0, 1]"),
+        "std": Key((0.5, 0.5, 0.5), tuple, "per-channel standard deviation of images scaled to [0, 1]"),
+        "interpolation": Key("bicubic", str, "resampling of the host transforms", ("bicubic", "bilinear")),
+        "eval_resize": Key("crop", str, "evaluation: resize the short side and crop the centre, or squash the whole picture", ("crop", "squash")),
+        "eval_crop": Key(0.875, float, "evaluation: share of the resized short side that the centre crop keeps"),
+        "augment": {
+            "crop_area": Key((0.08, 1.0), tuple | None, "random resized crop: range of the area kept; None: no random crop"),
+            "crop_ratio": Key((3 / 4, 4 / 3), tuple, "random resized crop: range of width / height"),
+            "flip": Key(True, bool, "mirror left-right with probability 1/2"),
+            "rotate": Key(0.0, float, "random affine: largest rotation, degrees"),
+            "scale": Key(0.0, float, "random affine: largest relative change of size"),
+            "shift": Key(0.0, float, "random affine: largest shift, share of the side"),
+            "policy": Key("", str, "RandAugment: timm's 'rand-m9-mstd0.5-inc1' grammar, big_vision's 'randaug(2,15)', or '3-augment' (DeiT III)"),
+            "color_jitter": Key(0.0, float, "largest relative change of brightness, contrast and saturation"),
+            "repeats": Key(1, int, "repeated augmentation: copies of an example, differently augmented, in an epoch's order"),
+            "mixup": Key(0.0, float, "mixup: alpha of its Beta distribution; 0: off"),
+            "cutmix": Key(0.0, float, "cutmix: alpha of its Beta distribution; 0: off"),
+            "mix_prob": Key(1.0, float, "share of batches that mixup or cutmix touch"),
+            "switch_prob": Key(0.5, float, "where both are on, the share of touched batches that get cutmix"),
+            "erase_prob": Key(0.0, float, "random erasing: share of images with a rectangle of normal noise"),
+        },
+        "workers": Key(0, int, "worker processes of the input pipeline; 0: threads of this process"),
+        "threads": Key(4, int, "reading threads in each worker (or in this process without workers)"),
+        "prefetch": Key(4, int, "batches made ahead"),
+        "max_broken": Key(0.01, float, "largest share of unreadable training images before the run stops"),
+    },
+    "batch_size": Key(1024, int, "examples a step, over all devices and micro-batches"),
+    "duration": Key("90 epochs", Duration, "length of training"),
+    "optimizer": {
+        "name": Key("adamw", str, "update rule", ("adamw", "sgd", "lars", "lamb", "lion")),
+        "b1": Key(0.9, float, "decay of the first moment (adamw, lamb, lion)"),
+        "b2": Key(0.999, float, "decay of the second moment (adamw, lamb); of the momentum (lion)"),
+        "eps": Key(1e-8, float, "added to the denominator (adamw, lamb)"),
+        "momentum": Key(0.9, float, "momentum (sgd, lars)"),
+        "nesterov": Key(False, bool, "Nesterov momentum (sgd)"),
+        "trust_coefficient": Key(0.001, float, "LARS's trust coefficient"),
+        "weight_decay": Key(0.0, float, "weight decay"),
+        "decay_times_lr": Key(True, bool, "multiply the decay by the learning rate, as AdamW does; False: by the schedule relative to its peak only, as big_vision does"),
+        "decay": Key(r".*/kernel$", str | tuple, "regular expressions over parameter paths: what decays"),
+        "layer_decay": Key(1.0, float, "each layer's learning rate relative to the next one's (BEiT, MAE)"),
+        "lr_scale": Key((), tuple, "(regular expression, factor) pairs: learning rates relative to the schedule; the first match counts"),
+        "freeze": Key((), str | tuple, "regular expressions over parameter paths: what does not train"),
+        "clip_norm": Key(0.0, float, "clip the gradient's global norm; 0: off"),
+        "accumulate": Key(1, int, "micro-batches a step"),
+        "moment_dtype": Key("float32", str, "dtype of the first moment or momentum", ("float32", "bfloat16")),
+        "ema": Key(0.0, float, "decay of the exponential moving average of the parameters, which is then evaluated; 0: off"),
+        "max_skipped": Key(20, int, "stop after so many updates in a row with a loss or gradient that is not finite"),
+    },
+    "schedule": {
+        "base_lr": Key(1e-3, float, "peak learning rate, before scaling by the batch"),
+        "per": Key(0, int, "scale the peak by batch_size / per; 0: do not scale"),
+        "warmup": Key("0 steps", Duration, "linear warm-up"),
+        "warmup_lr": Key(0.0, float, "learning rate at the start of the warm-up (never scaled)"),
+        "decay": Key("cosine", str, "after the warm-up", ("cosine", "linear", "rsqrt", "step", "constant")),
+        "min_lr": Key(0.0, float, "learning rate at the end (never scaled; cosine and linear)"),
+        "cooldown": Key("0 steps", Duration, "linear cool-down to zero at the end (rsqrt, constant)"),
+        "timescale": Key("10000 steps", Duration, "rsqrt: how long until the rate has fallen to 1 / sqrt(2)"),
+        "boundaries": Key((), tuple, "step: durations after which the rate falls"),
+        "factor": Key(0.1, float, "step: by which factor it falls"),
+        "update_every": Key("1 steps", Duration, "how long a value is held: '1 epochs' for recipes that step by epoch"),
+    },
+    "loss": {
+        "name": Key("softmax", str, "cross-entropy over classes, or a binary one for each class", ("softmax", "sigmoid")),
+        "label_smoothing": Key(0.0, float, "mass of the target spread evenly over all classes"),
+        "threshold": Key(-1.0, float, "sigmoid: targets above it become 1, others 0, as DeiT III and timm's BCE do; below 0: off"),
+        "sum_classes": Key(True, bool, "sigmoid: sum over the classes, as big_vision does; False: mean, as torch does"),
+    },
+    "precision": {
+        "compute": Key("float32", str, "dtype of activations; parameters and losses stay float32", ("float32", "bfloat16")),
+        "matmul": Key("default", str, "jax_default_matmul_precision for float32 products", ("default", "high", "highest")),
+    },
+    "mesh": {
+        "data": Key(-1, int, "devices along the batch, parameters replicated; -1: what is left"),
+        "fsdp": Key(1, int, "devices along the batch over which parameters and moments are sharded, too"),
+        "tensor": Key(1, int, "devices over which heads and MLP width are split"),
+        "across": {
+            "data": Key(1, int, "factor of the data axis that lies across slices"),
+            "fsdp": Key(1, int, "factor of the fsdp axis that lies across slices"),
+            "tensor": Key(1, int, "factor of the tensor axis that lies across slices"),
+        },
+        "rules": Key((), tuple, "(regular expression, axes) pairs over parameter paths, before the built-in ones"),
+        "fsdp_min_size": Key(65536, int, "parameters with fewer elements (a layer) stay replicated over fsdp"),
+    },
+    "checkpoint": {
+        "every": Key("5 epochs", Duration, "how often the state is saved"),
+        "keep": Key(2, int, "newest checkpoints kept"),
+        "best": Key("eval/top1", str, "metric whose best checkpoint is kept too; empty: none"),
+        "best_mode": Key("max", str, "whether more or less of it is better", ("max", "min")),
+        "verify": Key(True, bool, "compare checksums of every array on restore"),
+    },
+    "evals": {
+        "classification": {
+            "every": Key("5 epochs", Duration, "how often, besides at the end; empty: never"),
+            "batch_size": Key(0, int, "examples a batch; 0: the training batch size"),
+        },
+    },
+    "log": {
+        "every": Key("50 steps", Duration, "how often metrics are written"),
+        "tensorboard": Key(True, bool, "write TensorBoard event files"),
+        "profile": Key((), tuple, "(first step, number of steps) of a profiler trace; empty: none"),
+        "peak_tflops": Key(0.0, float, "peak of one device in TFLOP/s, for MFU; 0: known devices' own"),
+        "compile_cache": Key("~/.cache/vision_jax/compile", str, "folder of XLA's compilation cache; empty: off"),
+    },
+    "init_from": Key("", str, "work folder or checkpoint whose parameters training starts from"),
+    "seed": Key(0, int, "seed of parameters, data order, augmentation and dropout"),
+}
+
+
+class Section(ml_collections.ConfigDict):
+    """A section of the config: a ConfigDict whose keys, types and choices come from the schema."""
+
+    def __init__(self, schema: dict | Open, path: str = ""):
+        super().__init__(type_safe=False)
+        keys = schema.keys if isinstance(schema, Open) else schema
+        object.__setattr__(self, "_schema", keys)
+        object.__setattr__(self, "_open", isinstance(schema, Open))
+        object.__setattr__(self, "_path", path)
+        for name, entry in keys.items():
+            value = entry.default if isinstance(entry, Key) else Section(entry, f"{path}{name}.")
+            self._fields[name] = value
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        entry = self._schema.get(name)
+        if entry is None and not self._open:
+            raise ConfigError(f"unknown config key '{self._path}{name}'{nearest(name, self._schema)}")
+        if entry is not None and not isinstance(entry, Key):
+            if not isinstance(value, Mapping | ml_collections.ConfigDict):
+                raise ConfigError(f"config key '{self._path}{name}' is a section with keys {', '.join(self[name])}; got {value!r}")
+            for key, item in value.items():
+                self[name][key] = item
+            return
+        self._fields[name] = _frozen(value) if entry is None else check(f"{self._path}{name}", entry, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name not in self._fields:
+            raise ConfigError(f"unknown config key '{self._path}{name}'{nearest(name, self._fields)}")
+        return self._fields[name]
+
+    def leaf_type(self, name: str) -> Any:
+        """The schema's type of a leaf, or None for a section and for keys of open sections."""
+        entry = self._schema.get(name)
+        return entry.type if isinstance(entry, Key) else None
+
+
+def base_config() -> Section:
+    """A config with every default, to be changed by an experiment file."""
+    return Section(SCHEMA)
+
+
+def nearest(name: str, known) -> str:
+    """' (did you mean 'x'?)' for the nearest known name, or the list of the known ones."""
+    known = sorted(map(str, known))
+    close = difflib.get_close_matches(name, known, 1, 0.6)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known: {', '.join(known)}" if len(known) <= 40 else ""
+
+
+def check(path: str, key: Key, value: Any) -> Any:
+    """`value` as the key's type; raises ConfigError naming the key, the value and what would be right."""
+    value = _frozen(value)
+    types = typing.get_args(key.type) or (key.type,)
+    if float in types and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if list in types and isinstance(value, tuple):
+        types += (tuple,)
+    if not any(value is None if t is None or t is type(None) else type(value) is t for t in types):
+        names = " or ".join("None" if t in (None, type(None)) else t.__name__ for t in types if t is not list)
+        raise ConfigError(f"config key '{path}' must be {names}, got {type(value).__name__} {value!r} ({key.meaning})")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"config key '{path}' must be finite, got {value}")
+    if key.choices and value not in key.choices:
+        guess = nearest(str(value), key.choices)
+        raise ConfigError(f"config key '{path}' must be one of {', '.join(key.choices)}; got {value!r}{guess if 'mean' in guess else ''}")
+    return value
+
+
+def _frozen(value: Any) -> Any:
+    """Lists become tuples all the way down, so that values hash and a saved config compares equal to its source."""
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+
+
+def describe(schema: dict = SCHEMA, path: str = "") -> list[tuple[str, Any, str]]:
+    """Every leaf of the schema as (dotted key, default, meaning), in order."""
+    rows = []
+    for name, entry in schema.items():
+        if isinstance(entry, Key):
+            rows.append((path + name, entry.default, entry.meaning))
+        else:
+            rows += describe(entry.keys if isinstance(entry, Open) else entry, f"{path}{name}.")
+    return rows
+
+
+def to_dict(config: Section) -> dict:
+    """The config as plain nested dictionaries, for JSON."""
+    return {name: to_dict(value) if isinstance(value, Section) else value for name, value in config.items()}
+
+
+def from_dict(values: Mapping) -> Section:
+    """The config that `to_dict` made `values` of; raises ConfigError where a key is not (or no longer) known."""
+    config = base_config()
+    for name, value in values.items():
+        config[name] = value
+    return config
+
+
+def to_json(config: Section) -> str:
+    return json.dumps(to_dict(config), indent=2)
+
+
+def steps_of(duration: Duration, batch_size: int, num_examples: int, key: str = "duration") -> int:
+    """Steps in "N steps", "N epochs" or "N examples"; an epoch's fraction counts, the result is rounded."""
+    try:
+        number, unit = duration.split()
+        number = float(number)
+        per_unit = {"step": 1.0, "epoch": num_examples / batch_size, "example": 1 / batch_size}[unit.removesuffix("s")]
+        steps = round(number * per_unit)
+        if steps < 0 or not math.isfinite(number):
+            raise ValueError
+    except (ValueError, KeyError):
+        raise ConfigError(f"config key '{key}' must read 'N steps', 'N epochs' or 'N examples', got {duration!r}") from None
+    return max(steps, 1) if number > 0 else 0
