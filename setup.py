@@ -1,5 +1,7 @@
 """Package metadata; tools are configured in pyproject.toml."""
 
+import pathlib
+
 from setuptools import find_packages, setup
 
 CORE = ["jax>=0.10.0", "flax>=0.12.8", "numpy>=2.0", "ml_collections>=1.1"]
@@ -20,7 +22,7 @@ setup(
     name="vision_jax",
     version="0.1.0",
     description="ViT, Swin, MAE and CLIP in JAX: modules, weights and exactly resumable training",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=(pathlib.Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
@@ -28,10 +30,10 @@ setup(
     install_requires=CORE,
     extras_require={
         "train": TRAIN,
-        "test": TRAIN + TEST,
+        "test": [*TRAIN, *TEST],
         "parity": ["torch", "transformers>=5", "timm", "safetensors"],
         "tpu": ["jax[tpu]>=0.10.0"],
         "cuda": ["jax[cuda13]>=0.10.0"],
-        "notebooks": TRAIN + ["matplotlib", "jupyter"],
+        "notebooks": [*TRAIN, "matplotlib", "jupyter"],
     },
 )

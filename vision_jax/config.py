@@ -43,9 +43,13 @@ class Open(NamedTuple):
     meaning: str
 
 
-Duration = str  # "N steps", "N epochs" or "N examples"
+class Duration(str):
+    """Text "N steps", "N epochs" or "N examples"; where a key allows "never", empty."""
+
+
 SOURCE = "'digits:train', 'folder:PATH', 'tfds:NAME:SPLIT', or a list of (source, weight) pairs"
 
+# fmt: off
 SCHEMA = {
     "task": Key("classification", str, "what the model is trained to do", ("classification",)),
     "model": Open(
@@ -163,6 +167,7 @@ SCHEMA = {
     "init_from": Key("", str, "work folder or checkpoint whose parameters training starts from"),
     "seed": Key(0, int, "seed of parameters, data order, augmentation and dropout"),
 }
+# fmt: on
 
 
 class Section(ml_collections.ConfigDict):
@@ -184,7 +189,9 @@ class Section(ml_collections.ConfigDict):
             raise ConfigError(f"unknown config key '{self._path}{name}'{nearest(name, self._schema)}")
         if entry is not None and not isinstance(entry, Key):
             if not isinstance(value, Mapping | ml_collections.ConfigDict):
-                raise ConfigError(f"config key '{self._path}{name}' is a section with keys {', '.join(self[name])}; got {value!r}")
+                raise ConfigError(
+                    f"config key '{self._path}{name}' is a section with keys {', '.join(self[name])}; got {value!r}"
+                )
             for key, item in value.items():
                 self[name][key] = item
             return
@@ -223,6 +230,9 @@ def nearest(name: str, known) -> str:
 def check(path: str, key: Key, value: Any) -> Any:
     """`value` as the key's type; raises ConfigError naming the key, the value and what would be right."""
     value = _frozen(value)
+    if key.type is Duration:
+        parse_duration(value, path)
+        return value
     types = typing.get_args(key.type) or (key.type,)
     if float in types and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
@@ -235,7 +245,9 @@ def check(path: str, key: Key, value: Any) -> Any:
         raise ConfigError(f"config key '{path}' must be finite, got {value}")
     if key.choices and value not in key.choices:
         guess = nearest(str(value), key.choices)
-        raise ConfigError(f"config key '{path}' must be one of {', '.join(key.choices)}; got {value!r}{guess if 'mean' in guess else ''}")
+        raise ConfigError(
+            f"config key '{path}' must be one of {', '.join(key.choices)}; got {value!r}{guess if 'mean' in guess else ''}"
+        )
     return value
 
 
@@ -272,15 +284,70 @@ def to_json(config: Section) -> str:
     return json.dumps(to_dict(config), indent=2)
 
 
-def steps_of(duration: Duration, batch_size: int, num_examples: int, key: str = "duration") -> int:
-    """Steps in "N steps", "N epochs" or "N examples"; an epoch's fraction counts, the result is rounded."""
+def parse_duration(duration: str, key: str) -> tuple[float, str]:
+    """(number, "step" | "epoch" | "example"); empty text is (0, "step"). Raises ConfigError naming the key."""
+    if duration == "":
+        return 0.0, "step"
     try:
         number, unit = duration.split()
-        number = float(number)
-        per_unit = {"step": 1.0, "epoch": num_examples / batch_size, "example": 1 / batch_size}[unit.removesuffix("s")]
-        steps = round(number * per_unit)
-        if steps < 0 or not math.isfinite(number):
+        number, unit = float(number), unit.removesuffix("s")
+        if unit not in ("step", "epoch", "example") or not 0 <= number < math.inf:
             raise ValueError
-    except (ValueError, KeyError):
-        raise ConfigError(f"config key '{key}' must read 'N steps', 'N epochs' or 'N examples', got {duration!r}") from None
-    return max(steps, 1) if number > 0 else 0
+    except (ValueError, AttributeError):
+        raise ConfigError(
+            f"config key '{key}' must read 'N steps', 'N epochs' or 'N examples', got {duration!r}"
+        ) from None
+    return number, unit
+
+
+def steps_of(duration: str, batch_size: int, num_examples: int, key: str = "duration") -> int:
+    """The duration in steps, rounded, at least 1 unless it is zero; an epoch is num_examples / batch_size steps."""
+    number, unit = parse_duration(duration, key)
+    steps = number * {"step": 1.0, "epoch": num_examples / batch_size, "example": 1 / batch_size}[unit]
+    return max(round(steps), 1) if steps > 0 else 0
+
+
+# What may change when a run is continued: it alters neither the numbers nor their order.
+FREE_ON_RESUME = (
+    "mesh", "checkpoint", "evals", "log", "data.workers", "data.threads", "data.prefetch", "data.tfds_dir",
+    "data.max_broken", "optimizer.max_skipped",
+)  # fmt: skip
+
+
+def differences(saved: Section, config: Section) -> list[str]:
+    """'key: was X, is Y' for every key that must not change when a run is continued."""
+    old, new = dict(_leaves(saved)), dict(_leaves(config))
+    return [
+        f"{key}: was {old.get(key)!r}, is {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+        and not any(key == free or key.startswith(f"{free}.") for free in FREE_ON_RESUME)
+    ]
+
+
+def _leaves(section: Section, path: str = ""):
+    for name, value in section.items():
+        if isinstance(value, Section):
+            yield from _leaves(value, f"{path}{name}.")
+        else:
+            yield path + name, value
+
+
+def derive(config: Section, num_examples: int) -> dict[str, Any]:
+    """What follows from the config and the length of an epoch: every duration in steps."""
+    durations = {
+        key: steps_of(value, config.batch_size, num_examples, key)
+        for key, value in _leaves(config)
+        if _entry(key).type is Duration
+    }
+    if durations["duration"] < 1:
+        raise ConfigError(f"config key 'duration' must be at least one step, got {config.duration!r}")
+    return {"train_examples": num_examples, "steps": durations}
+
+
+def _entry(key: str) -> Key:
+    """The schema's entry of a dotted key; fields of a model count as untyped."""
+    entry: Any = SCHEMA
+    for name in key.split("."):
+        entry = (entry.keys if isinstance(entry, Open) else entry).get(name, Key(None, None, ""))
+    return entry

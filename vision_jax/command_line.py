@@ -1,0 +1,97 @@
+"""Config files, `--config.KEY=VALUE` overrides and the configs of finished runs."""
+
+import ast
+import importlib.util
+import inspect
+import json
+import pathlib
+import typing
+
+from vision_jax.config import Section, from_dict, nearest
+from vision_jax.errors import ConfigError
+
+
+def load_config(spec: str) -> Section:
+    """The config of "FILE" or "FILE:ARG": what `get_config()` or `get_config(ARG)` in the file returns."""
+    name, _, arg = spec.partition(":")
+    path = pathlib.Path(name)
+    if not path.is_file():
+        folder = path.parent if path.parent.is_dir() else pathlib.Path("configs")
+        known = [str(p) for p in folder.glob("*.py")]
+        raise ConfigError(f"no config file at '{name}'{nearest(name, known) if known else ''}")
+    try:
+        module_spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(module_spec)
+        module_spec.loader.exec_module(module)
+    except Exception as error:
+        raise ConfigError(f"config file '{name}' cannot be loaded: {type(error).__name__}: {error}") from error
+    if not hasattr(module, "get_config"):
+        raise ConfigError(f"config file '{name}' defines no get_config()")
+    takes_arg = bool(inspect.signature(module.get_config).parameters)
+    if arg and not takes_arg:
+        raise ConfigError(f"config file '{name}' takes no argument, got ':{arg}'")
+    try:
+        config = module.get_config(arg) if arg else module.get_config()
+    except ConfigError as error:
+        raise ConfigError(f"config file '{name}': {error}") from error
+    except Exception as error:
+        raise ConfigError(f"config file '{spec}': {type(error).__name__}: {error}") from error
+    if not isinstance(config, Section):
+        raise ConfigError(
+            f"config file '{name}': get_config() must return what base_config() made, got {type(config).__name__}"
+        )
+    return config
+
+
+def parse_overrides(argv: list[str], config: Section) -> list[tuple[str, object]]:
+    """(dotted key, value) of each `--config.KEY=VALUE` or `--config.KEY VALUE`; `--config.KEY` alone is True.
+
+    A value is read as a Python literal unless the key takes text; text that is no literal stays text.
+    """
+    overrides, words = [], list(argv)
+    while words:
+        word = words.pop(0)
+        key, equals, text = word.partition("=")
+        if not key.startswith("--config."):
+            raise ConfigError(
+                f"unknown argument '{word}'; known: --config, --config.KEY=VALUE, --workdir, --mode, --checkpoint"
+            )
+        if not equals:
+            text = words.pop(0) if words and not words[0].startswith("--") else "True"
+        key = key.removeprefix("--config.")
+        overrides.append((key, _value(text, _type_of(key, config))))
+    return overrides
+
+
+def _type_of(key: str, config: Section):
+    *parents, leaf = key.split(".")
+    section = config
+    for depth, name in enumerate(parents):
+        section = section[name] if name in section else getattr(section, name)
+        if not isinstance(section, Section):
+            raise ConfigError(f"config key '{'.'.join(parents[: depth + 1])}' has no keys of its own, got '{key}'")
+    return section.leaf_type(leaf)
+
+
+def _value(text: str, kind):
+    kinds = typing.get_args(kind) or (kind,)
+    if kinds == (str,):
+        return text
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
+    return value
+
+
+def read_run_config(workdir: pathlib.Path) -> Section:
+    """The resolved config that a run saved in its work folder."""
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise ConfigError(f"no config.json in {workdir}: it is not the work folder of a run; give --config=FILE")
+    try:
+        values = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}") from error
+    values.pop("derived", None)
+    return from_dict(values)

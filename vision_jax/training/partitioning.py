@@ -1,0 +1,130 @@
+"""Where every array lives: the mesh, and the rules from parameter paths to PartitionSpecs.
+
+The mesh always has the axes ("data", "fsdp", "tensor"), any of which may be 1. The batch is split over data and fsdp.
+A rule places the tensor axis; fsdp then takes the largest axis that is left and that it divides (ZeRO-3, Rajbhandari et
+al., 2020). Optimizer moments and the average carry the paths of their parameters, so that the same rules place them.
+"""
+
+import math
+import re
+
+import jax
+import numpy as np
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from vision_jax.config import nearest
+from vision_jax.errors import ConfigError
+
+AXES = ("data", "fsdp", "tensor")
+BATCH = PartitionSpec(("data", "fsdp"))
+
+# Megatron's split (Shoeybi et al., 2019): heads and MLP width over the tensor axis, so that each block needs one
+# reduction after the attention and one after the MLP. Axes are those of the unstacked parameter.
+TENSOR_RULES = (
+    (r"attn/(query|key|value)/kernel", (None, "tensor")),
+    (r"attn/(query|key|value)/bias", ("tensor",)),
+    (r"attn/out/kernel", ("tensor", None)),
+    (r"mlp/fc1/kernel", (None, "tensor")),
+    (r"mlp/fc1/bias", ("tensor",)),
+    (r"mlp/fc2/kernel", ("tensor", None)),
+)
+
+
+def make_mesh(config, devices=None) -> Mesh:
+    """The mesh that `config.mesh` describes over `devices` (default: all). Raises ConfigError where they do not fit."""
+    devices = jax.devices() if devices is None else devices
+    sizes = [config.mesh[axis] for axis in AXES]
+    across = [config.mesh.across[axis] for axis in AXES]
+    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes) or min(across) < 1:
+        raise ConfigError(
+            f"config.mesh: sizes must be positive, at most one -1; got {dict(zip(AXES, sizes, strict=True))}"
+        )
+    known = math.prod(size for size in sizes if size != -1)
+    if -1 in sizes and len(devices) % known == 0:
+        sizes[sizes.index(-1)] = len(devices) // known
+    if math.prod(sizes) != len(devices):
+        wanted = " x ".join(f"{axis}={config.mesh[axis]}" for axis in AXES)
+        raise ConfigError(f"config.mesh: {wanted} does not fill the {len(devices)} devices of this run")
+    if any(size % factor for size, factor in zip(sizes, across, strict=True)):
+        raise ConfigError(f"config.mesh.across: {across} must divide the axes' sizes {sizes}")
+    if math.prod(across) > 1:
+        within = [size // factor for size, factor in zip(sizes, across, strict=True)]
+        grid = mesh_utils.create_hybrid_device_mesh(within, across, devices)
+    elif devices[0].platform == "cpu":  # create_device_mesh would warn that it knows no topology
+        grid = np.array(devices).reshape(sizes)
+    else:
+        grid = mesh_utils.create_device_mesh(sizes, devices)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def check_batch(config, mesh: Mesh) -> None:
+    """Raises ConfigError unless every micro-batch splits evenly over the mesh's batch axes."""
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    micro = config.optimizer.accumulate
+    if micro < 1 or config.batch_size < 1 or config.batch_size % (ways * micro):
+        raise ConfigError(
+            f"config.batch_size={config.batch_size} must be a multiple of {ways * micro}:"
+            f" {ways} devices along the batch (data x fsdp) times {micro} micro-batches (optimizer.accumulate)"
+        )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, BATCH)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def path_name(path) -> str:
+    """A key path of jax.tree_util as 'a/b/c'; tuple positions and attribute names count as names."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def param_spec(name: str, shape: tuple, mesh_shape: dict, rules=(), fsdp_min_size: int = 0) -> PartitionSpec:
+    """The PartitionSpec of one array by its path: user rules, the tensor rules, then fsdp on the largest free axis.
+
+    `rules` are (regular expression, axes) pairs matched against the end of the path, axes aligned to the trailing
+    dimensions. A stack of scanned layers (`blocks/...`) keeps its leading axis whole and is judged by one layer's size.
+    """
+    layers = 1 if re.search(r"(^|/)blocks/", name) and shape else 0
+    own = next((axes for pattern, axes in rules if re.search(f"(?:{pattern})$", name)), None)
+    if own is not None:
+        if len(own) > len(shape):
+            raise ConfigError(f"config.mesh.rules: {own} names more axes than '{name}' of shape {shape} has")
+        return PartitionSpec(*[None] * (len(shape) - len(own)), *own)
+    spec: list = [None] * len(shape)
+    tensor = next((axes for pattern, axes in TENSOR_RULES if re.search(f"{pattern}$", name)), ())
+    if len(tensor) == len(shape) - layers:
+        for dim, axis in enumerate(tensor, layers):
+            if axis and shape[dim] % mesh_shape[axis] == 0:
+                spec[dim] = axis
+    if mesh_shape["fsdp"] > 1 and math.prod(shape[layers:]) >= max(fsdp_min_size, 1):
+        free = [d for d in range(layers, len(shape)) if spec[d] is None and shape[d] % mesh_shape["fsdp"] == 0]
+        if free:
+            spec[max(free, key=lambda d: shape[d])] = "fsdp"
+    return PartitionSpec(*spec)
+
+
+def state_shardings(config, mesh: Mesh, abstract_state):
+    """A NamedSharding for every array of the state, by its path. Raises ConfigError where a user's rule is wrong."""
+    rules = config.mesh.rules
+    for rule in rules:
+        if len(rule) != 2 or not isinstance(rule[0], str) or not isinstance(rule[1], tuple):
+            raise ConfigError(f"config.mesh.rules: expected (regular expression, (axis, ...)) pairs, got {rule!r}")
+        for axis in (name for entry in rule[1] if entry for name in ((entry,) if isinstance(entry, str) else entry)):
+            if axis not in AXES:
+                raise ConfigError(f"config.mesh.rules: unknown mesh axis {axis!r}{nearest(str(axis), AXES)}")
+    used = set()
+
+    def place(path, leaf):
+        name = path_name(path)
+        used.update(pattern for pattern, _ in rules if re.search(f"(?:{pattern})$", name))
+        spec = param_spec(name, leaf.shape, dict(mesh.shape), rules, config.mesh.fsdp_min_size)
+        return NamedSharding(mesh, spec)
+
+    shardings = jax.tree_util.tree_map_with_path(place, abstract_state)
+    if unused := [pattern for pattern, _ in rules if pattern not in used]:
+        raise ConfigError(f"config.mesh.rules: {unused[0]!r} matches no parameter")
+    return shardings
