@@ -65,7 +65,7 @@ def test_own_rules_come_first_and_must_match():
     with pytest.raises(ConfigError, match="haed"):
         state_shardings(c, mesh, tree)
     c.mesh.rules = ((r"head/kernel", (None, "fdsp")),)
-    with pytest.raises(ConfigError, match="'fdsp'.*fsdp"):
+    with pytest.raises(ConfigError, match=r"'fdsp'.*fsdp"):
         state_shardings(c, mesh, tree)
 
 

@@ -1,0 +1,38 @@
+"""FLOPs of a function, counted from its jaxpr: matrix products and convolutions, two for a multiply-add.
+
+The compiler's own count leaves out how often a scanned loop runs and differs by backend; this one is the model's.
+"""
+
+import math
+
+import jax
+
+
+def count_flops(function, *args) -> int:
+    """FLOPs of one call with arguments of these shapes; nothing is computed."""
+    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _count(jaxpr) -> int:
+    total = 0
+    for eqn in jaxpr.eqns:
+        out = eqn.outvars[0].aval
+        if eqn.primitive.name == "dot_general":
+            (contracted, _), _ = eqn.params["dimension_numbers"]
+            total += 2 * math.prod(out.shape) * math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
+        elif eqn.primitive.name == "conv_general_dilated":
+            kernel = eqn.invars[1].aval.shape
+            features = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
+            total += 2 * math.prod(out.shape) * math.prod(kernel) // features
+        else:
+            repeats = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
+            total += repeats * sum(map(_count, _inner(eqn)))
+    return total
+
+
+def _inner(eqn):
+    """The jaxprs inside an equation: bodies of jit, scan, remat and custom derivatives; of a cond, its largest branch."""
+    if "branches" in eqn.params:
+        return [max((branch.jaxpr for branch in eqn.params["branches"]), key=_count)]
+    values = (eqn.params.get(name) for name in ("jaxpr", "call_jaxpr", "fun_jaxpr", "body_jaxpr"))
+    return [getattr(value, "jaxpr", value) for value in values if value is not None][:1]

@@ -1,0 +1,261 @@
+"""The one training loop, and evaluation alone."""
+
+import contextlib
+import functools
+import json
+import pathlib
+import signal
+
+import jax
+
+from vision_jax.command_line import read_run_config
+from vision_jax.config import differences, nearest, to_dict
+from vision_jax.data.feed import device_batches
+from vision_jax.data.pipeline import train_batches
+from vision_jax.errors import ConfigError
+from vision_jax.evaluation import make_evaluators
+from vision_jax.training.checkpoints import Checkpoints, check_structure, load_variables, locate
+from vision_jax.training.flops import count_flops
+from vision_jax.training.group_table import format_groups
+from vision_jax.training.initialization import init_from
+from vision_jax.training.param_groups import param_groups
+from vision_jax.training.partitioning import batch_sharding, path_name, replicated
+from vision_jax.training.reporting import Profiler, Reporter, Spans, peak_flops
+from vision_jax.training.setup import Setup, prepare
+from vision_jax.training.state import TrainState, rng_stream
+from vision_jax.training.step import train_step
+
+
+def train(config, workdir: pathlib.Path) -> dict[str, float]:
+    """Trains what `config` describes in `workdir`, on from its newest whole checkpoint. Returns the final metrics.
+
+    Raises ConfigError, within seconds and before anything is written, for what cannot run.
+    """
+    spans = Spans()
+    with spans("init"):
+        setup = prepare(config)
+        evaluators = make_evaluators(setup.task, config, setup.mesh)
+        check_best(config, evaluators)
+        open_workdir(setup, workdir)
+    print(describe(setup), flush=True)
+    with jax.set_mesh(setup.mesh), contextlib.closing(make_checkpoints(config, workdir)) as checkpoints:
+        with spans("init"):
+            state = checkpoints.restore(setup.abstract_state) or initial_state(setup)
+        return run(setup, state, evaluators, checkpoints, workdir, spans)
+
+
+def run(setup: Setup, state: TrainState, evaluators: dict, checkpoints: Checkpoints, workdir, spans: "Spans"):
+    """The steps from `state.step` to the end. On SIGTERM or Ctrl-C saves and exits with status 0."""
+    config, steps = setup.config, setup.derived["steps"]
+    total, start = steps["duration"], int(state.step)
+    with spans("compile"):
+        step_fn = compile_step(setup)
+        flops = train_flops(setup)
+    reporter = Reporter(
+        workdir,
+        total_steps=total,
+        start_step=start,
+        batch_size=config.batch_size,
+        tensorboard=config.log.tensorboard,
+        flops_per_step=flops,
+        peak_flops=peak_flops(jax.devices(), config.log.peak_tflops),
+        spans=spans,
+        is_writer=jax.process_index() == 0,
+    )
+    profiler = Profiler(workdir / "profile", *config.log.profile) if config.log.profile else None
+    last: dict[str, float] = {}
+
+    def report(step: int, metrics) -> None:
+        """Reads the metrics of a step that is done or under way, after the next one has been dispatched."""
+        values = jax.device_get(metrics)
+        check_health(config, step, values)
+        reporter.progress(step, float(values["loss"]))
+        if step % max(steps["log.every"], 1) == 0 or step == total:
+            values = {f"train/{name}": value.item() for name, value in values.items()}
+            values["train/learning_rate"] = float(setup.schedule(step - 1 - int(values["train/skipped"])))
+            last.update(values)
+            reporter.write(step, values)
+
+    def evaluate_due(step: int) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        for name, evaluator in evaluators.items():
+            every = steps[f"evals.{name}.every"]
+            if step == total or (every and step % every == 0):
+                with spans("eval"):
+                    metrics |= {f"eval/{key}": value for key, value in evaluator.run(state.eval_variables).items()}
+        if metrics:
+            last.update(metrics)
+            reporter.write(step, metrics)
+        return metrics
+
+    host = train_batches(
+        config,
+        seed=config.seed,
+        start_step=start,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    stop = StopSignal()
+    with contextlib.closing(reporter), contextlib.closing(host), stop:
+        batches = device_batches(host, setup.mesh)
+        pending = None
+        for step in range(start + 1, total + 1):
+            with spans("data"):
+                batch = next(batches)
+            with (
+                spans("step"),
+                jax.transfer_guard("disallow"),
+                profiler.step(step) if profiler else contextlib.nullcontext(),
+            ):
+                state, metrics = step_fn(state, batch)
+            if pending:
+                with spans("step"):
+                    report(*pending)
+            pending = (step, metrics)
+            evaluated = evaluate_due(step)
+            every = steps["checkpoint.every"]
+            if step == total or stop.requested or (every and step % every == 0) or checkpoints.improves(evaluated):
+                report(*pending)  # before the checkpoint exists: a run continued from it will not repeat this step
+                pending = None
+                with spans("checkpoint"):
+                    checkpoints.save(step, state, evaluated)
+            if stop.requested and step < total:
+                with spans("checkpoint"):
+                    checkpoints.wait()
+                reporter.note(f"stopped by {stop.requested} after step {step}: saved; the same command continues")
+                raise SystemExit(0)
+        with spans("checkpoint"):
+            checkpoints.wait()
+        return reporter.summary(last)
+
+
+def evaluate(config, workdir: pathlib.Path, checkpoint: str = "last") -> dict[str, float]:
+    """Runs every evaluator on a checkpoint ("last", "best", a step, or a folder); prints and returns the metrics."""
+    folder = (
+        locate(workdir, checkpoint) if checkpoint in ("last", "best") or checkpoint.isdigit() else locate(checkpoint)
+    )
+    setup = prepare(config)
+    with jax.set_mesh(setup.mesh):
+        variables = load_variables(folder, replicated(setup.mesh))
+        saved = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
+        check_structure(str(folder), saved, setup.abstract_state.variables)
+        metrics: dict[str, float] = {}
+        for evaluator in make_evaluators(setup.task, config, setup.mesh).values():
+            metrics |= {f"eval/{name}": value for name, value in evaluator.run(variables).items()}
+    print(f"{folder}: " + ", ".join(f"{name} {value:.5g}" for name, value in metrics.items()))
+    return metrics
+
+
+def initial_state(setup: Setup) -> TrainState:
+    """The state before the first step: newly drawn, or from another run's parameters as `config.init_from` says."""
+    state = jax.jit(setup.create, out_shardings=setup.shardings)()
+    if not setup.config.init_from:
+        return state
+    fresh = jax.device_get(state.params)
+    params, report = init_from(setup.config.init_from, setup.task.model, setup.config.data.image_size, fresh)
+    print(f"initialised from {setup.config.init_from}:\n{report}", flush=True)
+    ema = None if state.ema is None else jax.device_put(params, setup.shardings.ema)
+    return state.replace(params=jax.device_put(params, setup.shardings.params), ema=ema)
+
+
+def compile_step(setup: Setup):
+    """The train step, compiled for the mesh: (state, batch) -> (state, metrics), the state donated."""
+    config = setup.config
+    step = functools.partial(
+        train_step,
+        task=setup.task,
+        optimizer=setup.optimizer,
+        seed=config.seed,
+        accumulate=config.optimizer.accumulate,
+        ema_decay=config.optimizer.ema,
+        trains=setup.trains,
+    )
+    jitted = jax.jit(
+        step,
+        donate_argnums=0,
+        in_shardings=(setup.shardings, batch_sharding(setup.mesh)),
+        out_shardings=(setup.shardings, replicated(setup.mesh)),
+    )
+    return jitted.lower(setup.abstract_state, setup.abstract_batch).compile()
+
+
+def train_flops(setup: Setup) -> int:
+    """Model FLOPs of a step: three times the forward pass's matrix products (one forward, two backward)."""
+    variables = setup.abstract_state.variables
+    rng = jax.eval_shape(lambda: rng_stream(0, "train"))
+    return 3 * count_flops(
+        lambda v, b, key: setup.task.loss(v, b, key, train=True)[0], variables, setup.abstract_batch, rng
+    )
+
+
+def check_health(config, step: int, values) -> None:
+    """Stops a run that diverges or whose images do not decode."""
+    if values["skipped_in_row"] >= config.optimizer.max_skipped:
+        raise ConfigError(
+            f"stopped at step {step}: the last {values['skipped_in_row']} updates had a loss or gradient that is not finite"
+            " (optimizer.max_skipped); lower schedule.base_lr, lengthen schedule.warmup or set optimizer.clip_norm"
+        )
+    seen = step * config.batch_size
+    if values["broken"] > config.data.max_broken * max(seen, 1000):
+        raise ConfigError(
+            f"stopped at step {step}: {values['broken']} of {seen} training images could not be read, more than the share of"
+            f" {config.data.max_broken} that data.max_broken allows"
+        )
+
+
+def check_best(config, evaluators: dict) -> None:
+    known = [f"eval/{metric}" for evaluator in evaluators.values() for metric in evaluator.metrics]
+    if config.checkpoint.best and evaluators and config.checkpoint.best not in known:
+        raise ConfigError(
+            f"config.checkpoint.best={config.checkpoint.best!r} is not measured{nearest(config.checkpoint.best, known)}"
+        )
+
+
+def open_workdir(setup: Setup, workdir: pathlib.Path) -> None:
+    """Makes the work folder and saves the config; raises ConfigError where it holds another experiment's run."""
+    config, path = setup.config, workdir / "config.json"
+    if path.is_file() and (changed := differences(read_run_config(workdir), config)):
+        raise ConfigError(
+            f"{workdir} holds a run with another config ({'; '.join(changed[:3])}): take another --workdir,"
+            " or start from this run's parameters with --config.init_from"
+        )
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if jax.process_index() == 0:
+            path.write_text(json.dumps(to_dict(config) | {"derived": setup.derived}, indent=2) + "\n")
+    except OSError as error:
+        raise ConfigError(f"cannot write the work folder {workdir}: {error.strerror}") from error
+
+
+def make_checkpoints(config, workdir: pathlib.Path) -> Checkpoints:
+    c = config.checkpoint
+    return Checkpoints(workdir / "checkpoints", keep=c.keep, best=c.best, best_mode=c.best_mode, verify=c.verify)
+
+
+def describe(setup: Setup) -> str:
+    """The resolved config, the mesh and which group every parameter fell in, for people."""
+    config = json.dumps(to_dict(setup.config) | {"derived": setup.derived}, indent=2)
+    groups = format_groups(param_groups(setup.config, setup.abstract_state.params))
+    mesh = " x ".join(f"{axis} {size}" for axis, size in setup.mesh.shape.items())
+    return f"{config}\n\n{groups}\n\n{len(setup.mesh.devices.flat)} {jax.devices()[0].device_kind} device(s): {mesh}"
+
+
+class StopSignal:
+    """While open, SIGTERM and Ctrl-C only ask the run to stop: `requested` is then the signal's name. A second one ends it."""
+
+    def __init__(self):
+        self.requested = ""
+        self.previous: dict = {}
+
+    def __enter__(self) -> "StopSignal":
+        with contextlib.suppress(ValueError):  # not in the main thread: the caller's own handlers stay
+            self.previous = {number: signal.signal(number, self.ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def ask(self, number: int, _) -> None:
+        self.requested = signal.Signals(number).name
+        self.__exit__()
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)

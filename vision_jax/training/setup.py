@@ -1,0 +1,95 @@
+"""What a run is made of before its first step: task, mesh, optimizer, the shapes and places of its state."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from vision_jax.config import derive
+from vision_jax.data import open_source
+from vision_jax.data.pipeline import num_train_examples
+from vision_jax.errors import ConfigError
+from vision_jax.tasks import make_task
+from vision_jax.training.optimizer import make_optimizer
+from vision_jax.training.param_groups import param_groups
+from vision_jax.training.partitioning import batch_sharding, check_batch, make_mesh, state_shardings
+from vision_jax.training.schedules import make_schedule, peak_lr
+from vision_jax.training.state import TrainState, create_state, rng_stream
+
+
+class Setup(NamedTuple):
+    """Everything that follows from a config and the devices; nothing is computed on them yet."""
+
+    config: Any
+    derived: dict  # durations in steps and the scaled learning rate
+    task: Any
+    mesh: Mesh
+    optimizer: Any
+    schedule: Callable
+    create: Callable[[], TrainState]
+    abstract_state: TrainState  # ShapeDtypeStructs with shardings
+    abstract_batch: dict
+    trains: Any  # a bool for every parameter: False where it is frozen
+
+    @property
+    def shardings(self) -> TrainState:
+        return jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
+
+
+def prepare(config, devices=None) -> Setup:
+    """Checks and builds what a config describes. Raises ConfigError, in seconds, for what cannot run."""
+    configure_jax(config)
+    source = open_source(config.data.train, tfds_dir=config.data.tfds_dir)
+    derived = derive(config, num_train_examples(config)) | {"peak_lr": peak_lr(config)}
+    mesh = make_mesh(config, devices)
+    check_batch(config, mesh)
+    task = make_task(config, source)
+    schedule = make_schedule(config, total_steps=derived["steps"]["duration"], num_examples=derived["train_examples"])
+
+    def init_variables():
+        example = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape[1:]), leaf.dtype), abstract_batch(config))
+        return task.init(rng_stream(config.seed, "init"), example)
+
+    params = jax.eval_shape(init_variables)["params"]
+    optimizer = make_optimizer(config, params, schedule)
+
+    def create() -> TrainState:
+        return create_state(init_variables(), optimizer, with_ema=config.optimizer.ema > 0)
+
+    shapes = jax.eval_shape(create)
+    placed = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        state_shardings(config, mesh, shapes),
+    )
+    batch = abstract_batch(config, batch_sharding(mesh))
+    frozen = [group.frozen for group in param_groups(config, params)]
+    trains = jax.tree.unflatten(jax.tree.structure(params), [not value for value in frozen])
+    return Setup(config, derived, task, mesh, optimizer, schedule, create, placed, batch, trains)
+
+
+def abstract_batch(config, sharding=None) -> dict:
+    """Shapes of a global training batch on the devices."""
+    size = config.data.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    shapes = {"image": ((height, width, 3), jnp.uint8), "label": ((), jnp.int32), "mask": ((), jnp.bool_)}
+    return {
+        name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=sharding)
+        for name, (shape, dtype) in shapes.items()
+    }
+
+
+def configure_jax(config) -> None:
+    """Sets what JAX knows for the whole process: matmul precision and the compilation cache."""
+    if config.precision.matmul != "default":
+        jax.config.update("jax_default_matmul_precision", config.precision.matmul)
+    if config.log.compile_cache:
+        folder = pathlib.Path(config.log.compile_cache).expanduser()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"config.log.compile_cache: cannot write {folder}: {error.strerror}") from error
+        jax.config.update("jax_compilation_cache_dir", str(folder))
