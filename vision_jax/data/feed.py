@@ -1,0 +1,29 @@
+"""From host batches to arrays on the mesh, a few steps ahead of their use."""
+
+import collections
+from collections.abc import Iterator
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+
+def device_batches(host_batches: Iterator[dict], mesh: Mesh, ahead: int = 2) -> Iterator[dict]:
+    """Global arrays over the mesh's batch axes from each process's share; `ahead` transfers are under way at a time.
+
+    Only what the device uses is sent: "name" and "id" stay on the host.
+    """
+    sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    queue: collections.deque = collections.deque()
+
+    def put(batch: dict) -> dict:
+        return {
+            key: jax.make_array_from_process_local_data(sharding, value)
+            for key, value in batch.items()
+            if key not in ("name", "id")
+        }
+
+    for batch in host_batches:
+        queue.append(put(batch))
+        if len(queue) > ahead:
+            yield queue.popleft()
+    yield from queue

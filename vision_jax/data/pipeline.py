@@ -1,0 +1,253 @@
+"""The input pipeline: a function of the step.
+
+    example ids, shuffled anew each epoch -> repeated -> loaded and augmented -> this process's share -> batches
+
+Position p of the endless training order decides which example is seen and how it is augmented, so the batches from step
+k on are those of a run that was never interrupted, for any number of workers, threads and processes. Nothing about the
+data needs saving but the step.
+"""
+
+import dataclasses
+import functools
+import gc
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from vision_jax.data import images
+from vision_jax.data.augment import TrainTransform, train_transform
+from vision_jax.data.sources import Source, open_source
+from vision_jax.data.sources.mix import Mix
+from vision_jax.errors import ConfigError
+
+Batch = dict[str, np.ndarray]
+
+_ENDLESS = 2**60  # examples; at sys.maxsize, which Grain uses, its own rounding overflows
+_reported: set[str] = set()  # names of broken images, in this process
+
+
+class Batches(Iterator[Batch]):
+    """Batches made ahead by threads or worker processes, which end with `close()`, the `with` block or an error.
+
+    Each batch has "image": uint8[b, H, W, 3], "label": int32[b], "mask": bool[b] (False: a broken image or padding,
+    whose image is black) and "id": int64[b] (the example's index in its source, -1 for padding).
+    """
+
+    def __init__(self, dataset, data, batch_bytes: int):
+        """`dataset`: a grain.MapDataset of batches; `data`: the config section with workers, threads and prefetch."""
+        import grain
+
+        _parse_absl_flags()
+        self._workers = workers = min(data.workers, len(dataset))
+        _check_shared_memory(workers, batch_bytes)
+        ahead = -(-data.prefetch // max(workers, 1))  # in each worker
+        reading = grain.ReadOptions(num_threads=min(data.threads, ahead), prefetch_buffer_size=ahead)
+        dataset = dataset.to_iter_dataset(reading)
+        if workers:
+            options = grain.MultiprocessingOptions(num_workers=workers)
+            dataset = dataset.mp_prefetch(options, worker_init_fn=_start_worker)
+        self._iterator = iter(dataset)
+        self._iterator.start_prefetch()
+
+    def __next__(self) -> Batch:
+        if self._iterator is None:
+            raise StopIteration
+        try:
+            batch = next(self._iterator, None)
+        except BaseException:
+            self.close()
+            raise
+        if batch is None:
+            self.close()
+            raise StopIteration
+        return batch
+
+    def close(self) -> None:
+        """Ends the workers and waits for them; may be called more than once."""
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
+            if self._workers:
+                gc.collect()  # Grain's finished iterators keep batches in shared memory alive by a reference cycle
+
+    def __enter__(self) -> "Batches":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def train_batches(config, *, seed: int, start_step: int, process_index: int = 0, process_count: int = 1) -> Batches:
+    """Endless training batches of config.batch_size / process_count examples from `start_step` on.
+
+    The processes' batches of one step are disjoint, and together the same for any number of processes. Repeated
+    augmentation (config.data.augment.repeats = r; Hoffer et al., 2020) puts r differently augmented copies of an
+    example one after the other, so they share a batch and, as in DeiT's RASampler, go to different processes. An epoch
+    keeps its length and thus holds one image in r; unlike the RASampler, which draws a new permutation for it, the next
+    epoch goes on with the images that have not been seen.
+    """
+    import grain
+
+    source = open_source(config.data.train, tfds_dir=config.data.tfds_dir)
+    transform = train_transform(config.data)
+    size = _share(config.batch_size, process_count, "batch_size")
+    _check_counts(config.data)
+    ids = _Repeated(_training_order(source, seed), config.data.augment.repeats)
+    examples = grain.MapDataset.source(ids).random_map(_TrainExample(source, transform), seed=_derived(seed, 0))
+    batches = examples[process_index::process_count].batch(size)[start_step:]
+    return Batches(batches, config.data, size * _image_bytes(transform.size))
+
+
+def eval_batches(source: Source, config, *, batch_size: int, process_index: int = 0, process_count: int = 1) -> Batches:
+    """Batches of batch_size / process_count examples that show every example of `source` once.
+
+    The last batches are padded with mask=False, so that every process makes the same number.
+    """
+    import grain
+
+    transform = images.eval_transform(config.data)
+    size = _share(batch_size, process_count, "evals.*.batch_size")
+    _check_counts(config.data)
+    padded = -(-len(source) // batch_size) * batch_size
+    examples = grain.MapDataset.range(padded).map(_EvalExample(source, transform))
+    batches = examples[process_index::process_count].batch(size)
+    return Batches(batches, config.data, size * _image_bytes(transform.size))
+
+
+def num_train_examples(config) -> int:
+    """Examples in an epoch: the length of the training source, of a mix the sum; repeats do not count."""
+    return len(open_source(config.data.train, tfds_dir=config.data.tfds_dir))
+
+
+def _training_order(source: Source, seed: int):
+    """An endless grain.MapDataset of example ids; every source of a mix is shuffled and repeated on its own."""
+    import grain
+
+    parts = zip(source.offsets, source.offsets[1:], strict=False) if isinstance(source, Mix) else [(0, len(source))]
+    orders = [
+        grain.MapDataset.range(start, stop).shuffle(seed=_derived(seed, 1 + i)).repeat()
+        for i, (start, stop) in enumerate(parts)
+    ]
+    return grain.MapDataset.mix(orders, source.weights) if isinstance(source, Mix) else orders[0]
+
+
+def _derived(seed: int, index: int) -> int:
+    """Seeds of 32 bits whose streams have nothing in common: Grain adds the epoch to a seed."""
+    return int(np.random.SeedSequence((seed % 2**64, index)).generate_state(1)[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Repeated:
+    """Each element of an endless dataset `copies` times in a row."""
+
+    dataset: "grain.MapDataset"  # noqa: F821
+    copies: int
+
+    def __len__(self) -> int:
+        return _ENDLESS
+
+    def __getitem__(self, index: int) -> int:
+        return self.dataset[index // self.copies]
+
+
+@dataclasses.dataclass(frozen=True)
+class _TrainExample:
+    source: Source
+    transform: TrainTransform
+
+    def __call__(self, id: int, rng: np.random.Generator) -> dict:
+        return _example(self.source, id, functools.partial(self.transform, rng=rng), self.transform.size)
+
+
+@dataclasses.dataclass(frozen=True)
+class _EvalExample:
+    source: Source
+    transform: images.EvalTransform
+
+    def __call__(self, id: int) -> dict:
+        if id >= len(self.source):
+            return _row(None, 0, -1, self.transform.size)
+        return _example(self.source, id, self.transform, self.transform.size)
+
+
+def _example(source: Source, id: int, transform: Callable, size: tuple[int, int]) -> dict:
+    """One row of a batch; an image that cannot be read or decoded is masked, and reported the first time."""
+    label, name = 0, f"example {id}"
+    try:
+        example = source[id]
+        label, name = example["label"], example["name"]
+        image = images.decode(example["image"])
+    except (OSError, images.BrokenImage) as error:
+        _report_broken(name, str(error))
+        return _row(None, label, id, size)
+    return _row(transform(image), label, id, size)
+
+
+def _row(image: np.ndarray | None, label: int, id: int, size: tuple[int, int]) -> dict:
+    return {
+        "image": np.zeros((*size, 3), np.uint8) if image is None else image,
+        "label": np.int32(label),
+        "mask": np.bool_(image is not None),
+        "id": np.int64(id),
+    }
+
+
+def _report_broken(name: str, reason: str) -> None:
+    if name not in _reported:
+        _reported.add(name)
+        print(f"skipping broken image {name}: {reason}", file=sys.stderr, flush=True)
+
+
+def _share(batch_size: int, process_count: int, key: str) -> int:
+    if batch_size < 1 or batch_size % process_count:
+        raise ConfigError(
+            f"config key '{key}' must be a positive multiple of the {process_count} processes, got {batch_size}"
+        )
+    return batch_size // process_count
+
+
+def _check_counts(data) -> None:
+    least = {"workers": 0, "threads": 0, "prefetch": 0, "augment.repeats": 1}
+    for key, value in zip(least, (data.workers, data.threads, data.prefetch, data.augment.repeats), strict=True):
+        if value < least[key]:
+            raise ConfigError(f"config key 'data.{key}' must be at least {least[key]}, got {value}")
+
+
+def _image_bytes(size: tuple[int, int]) -> int:
+    return size[0] * size[1] * 3
+
+
+def _check_shared_memory(workers: int, batch_bytes: int) -> None:
+    """Containers give 64 MB by default, and a worker that needs more dies of SIGBUS without a word."""
+    needed = 2 * workers * batch_bytes  # one batch ready and one under way in each
+    if workers and os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free < needed:
+        raise ConfigError(
+            f"{workers} worker processes need {needed / 1e6:.0f} MB of shared memory for their batches, and /dev/shm "
+            f"has {shutil.disk_usage('/dev/shm').free / 1e6:.0f} MB free: give the container more (docker run "
+            "--shm-size), or set config.data.workers = 0"
+        )
+
+
+def _parse_absl_flags() -> None:
+    """Grain reads absl flags when it starts workers, which fails in a program that does not use absl."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+
+
+def _start_worker(index: int, count: int) -> None:
+    """In a worker: leave Ctrl-C to the parent, and end with it however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def follow_parent():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=follow_parent, daemon=True).start()

@@ -1,0 +1,66 @@
+"""Sources: random access to labelled images, and the specifications that name them."""
+
+import math
+from typing import Protocol, TypedDict
+
+import numpy as np
+
+from vision_jax.config import SOURCE
+from vision_jax.data.sources.digits import Digits
+from vision_jax.data.sources.folder import Folder
+from vision_jax.data.sources.mix import Mix
+from vision_jax.data.sources.tfds import Tfds
+from vision_jax.errors import ConfigError
+
+
+class Example(TypedDict):
+    image: bytes | np.ndarray  # an encoded file, or uint8[H, W, C]
+    label: int
+    name: str  # for messages: which file or record this is
+
+
+class Source(Protocol):
+    """Random access to examples. A source is picklable: every worker process gets a copy."""
+
+    num_classes: int
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+
+def open_source(spec: str | tuple, *, tfds_dir: str = "") -> Source:
+    """The source that `spec` names.
+
+    Args:
+        spec: "digits:train", "digits:test", "folder:PATH", "tfds:NAME:SPLIT", or ((spec, weight), ...) for a mix whose
+            examples come in the proportions of the weights.
+        tfds_dir: folder of prepared TFDS data sets; empty: TFDS's own default.
+
+    Raises:
+        ConfigError: the specification, or what it names, cannot be used; the message says what would be right.
+    """
+    if isinstance(spec, tuple | list):
+        return _open_mix(tuple(spec), tfds_dir)
+    kind, _, rest = spec.partition(":") if isinstance(spec, str) else ("", "", "")
+    match kind:
+        case "digits":
+            return Digits(rest)
+        case "folder":
+            return Folder(rest)
+        case "tfds":
+            return Tfds(rest, tfds_dir)
+    raise ConfigError(f"no such data source: {spec!r}; expected {SOURCE}")
+
+
+def _open_mix(pairs: tuple, tfds_dir: str) -> Mix:
+    for pair in pairs:
+        if not (isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], str)):
+            raise ConfigError(f"a mix of data sources is a list of (source, weight) pairs, got {pair!r} in it")
+        if not (isinstance(pair[1], int | float) and 0 < pair[1] < math.inf):
+            raise ConfigError(f"the weight of data source {pair[0]!r} must be a positive number, got {pair[1]!r}")
+    if not pairs:
+        raise ConfigError("a mix of data sources needs at least one (source, weight) pair")
+    names, weights = zip(*pairs, strict=True)
+    return Mix(names, [open_source(name, tfds_dir=tfds_dir) for name in names], weights)

@@ -1,0 +1,108 @@
+"""Prepared TensorFlow Datasets, read without TensorFlow."""
+
+import os
+import re
+
+from vision_jax.config import nearest
+from vision_jax.errors import ConfigError
+
+# NAME, NAME/CONFIG, NAME:VERSION or NAME/CONFIG:VERSION, a colon, and a split such as train, train[:90%], train+test.
+_SPEC = re.compile(r"(?P<name>[^:]+(?::[\d*]+\.[\d*]+\.[\d*]+)?):(?P<split>.+)")
+
+
+class Tfds:
+    """The encoded images and labels of one split of a prepared data set.
+
+    The data set needs one image and one class label among its features, and a file format with random access, such as
+    array_record.
+
+    Raises:
+        ConfigError: the data set or split is unknown, not prepared, without random access, or not one of labelled
+            images; the message says what would be right, with the command that prepares the data set.
+    """
+
+    def __init__(self, spec: str, data_dir: str = ""):
+        match = _SPEC.fullmatch(spec)
+        if match is None:
+            raise ConfigError(f"data source 'tfds:{spec}' must read 'tfds:NAME:SPLIT', such as 'tfds:cifar10:train'")
+        name, split = match["name"], match["split"]
+        import tensorflow_datasets as tfds
+
+        data_dir = os.path.expanduser(data_dir or str(tfds.core.constants.DATA_DIR))
+        try:
+            builder = tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
+        except tfds.core.DatasetNotFoundError:
+            raise ConfigError(_not_found(name, data_dir)) from None
+        _check_format(name, builder)
+        features = builder.info.features
+        image, label = _image_and_label(name, features)
+        pictures = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
+        try:
+            self._records = builder.as_data_source(
+                split, decoders={key: tfds.decode.SkipDecoding() for key in pictures}
+            )
+        except (ValueError, KeyError):
+            splits = sorted(builder.info.splits)
+            guess = nearest(split, splits)
+            known = "" if "known" in guess else f" (splits: {', '.join(splits)})"
+            raise ConfigError(f"TFDS data set '{name}' has no split '{split}'{guess}{known}") from None
+        self._spec, self._image, self._label = spec, image, label
+        self.num_classes = features[label].num_classes
+        self.class_names = tuple(features[label].names)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict:
+        record = self._records[index]
+        return {"image": record[self._image], "label": int(record[self._label]), "name": f"tfds:{self._spec}[{index}]"}
+
+
+def _not_found(name: str, data_dir: str) -> str:
+    import tensorflow_datasets as tfds
+
+    base = re.split(r"[/:]", name)[0]
+    folder = os.path.join(data_dir, base)
+    prepared = [os.path.relpath(found, data_dir) for found, _, files in os.walk(folder) if "dataset_info.json" in files]
+    if prepared:
+        return f"TFDS data set '{name}' is not prepared in '{data_dir}', only {', '.join(sorted(prepared))}"
+    known = set(tfds.list_builders(with_community_datasets=False))
+    if os.path.isdir(data_dir):
+        known |= set(os.listdir(data_dir))
+    if base not in known:
+        return f"no TFDS data set '{base}' is known or prepared in '{data_dir}'{nearest(base, known)}"
+    command = (
+        'python -c "import tensorflow_datasets as tfds; '
+        f"tfds.builder('{name}', data_dir='{data_dir}', file_format='array_record').download_and_prepare()\""
+    )
+    return (
+        f"TFDS data set '{name}' is not prepared in '{data_dir}'; "
+        f"prepare it once, most often where TensorFlow is installed, with: {command}"
+    )
+
+
+def _check_format(name: str, builder) -> None:
+    import tensorflow_datasets as tfds
+
+    formats = builder.info.available_file_formats()
+    if not formats & set(tfds.core.file_adapters.FileFormat.with_random_access()):
+        raise ConfigError(
+            f"TFDS data set '{name}' is prepared as {'/'.join(sorted(f.value for f in formats))}, which has no random "
+            "access; where TensorFlow is installed, add array_record to it with: "
+            f"tfds convert_format --dataset_version_dir={builder.data_dir} --out_file_format=array_record"
+        )
+
+
+def _image_and_label(name: str, features) -> tuple[str, str]:
+    """The names of the only image and the only class label, or else of those called 'image' and 'label'."""
+    import tensorflow_datasets as tfds
+
+    found = []
+    for kind, usual in ((tfds.features.Image, "image"), (tfds.features.ClassLabel, "label")):
+        keys = [key for key, feature in features.items() if isinstance(feature, kind)]
+        if len(keys) != 1 and usual not in keys:
+            raise ConfigError(
+                f"TFDS data set '{name}' is not one of labelled images; its features: {', '.join(features)}"
+            )
+        found.append(usual if usual in keys else keys[0])
+    return tuple(found)
