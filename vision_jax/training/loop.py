@@ -20,14 +20,16 @@ from vision_jax.training.group_table import format_groups
 from vision_jax.training.initialization import init_from
 from vision_jax.training.param_groups import param_groups
 from vision_jax.training.partitioning import batch_sharding, path_name, replicated
-from vision_jax.training.reporting import Profiler, Reporter, Spans, peak_flops
+from vision_jax.training.profiling import Profiler
+from vision_jax.training.reporting import Reporter
 from vision_jax.training.setup import Setup, prepare
 from vision_jax.training.state import TrainState, rng_stream
 from vision_jax.training.step import train_step
+from vision_jax.training.throughput import Spans, peak_flops
 
 
-def train(config, workdir: pathlib.Path) -> dict[str, float]:
-    """Trains what `config` describes in `workdir`, on from its newest whole checkpoint. Returns the final metrics.
+def train(config, workdir: pathlib.Path) -> dict:
+    """Trains what `config` describes in `workdir`, on from its newest whole checkpoint. Returns what summary.json holds.
 
     Raises ConfigError, within seconds and before anything is written, for what cannot run.
     """
@@ -36,57 +38,58 @@ def train(config, workdir: pathlib.Path) -> dict[str, float]:
         setup = prepare(config)
         evaluators = make_evaluators(setup.task, config, setup.mesh)
         check_best(config, evaluators)
+        if config.init_from:
+            locate(config.init_from)
         open_workdir(setup, workdir)
     print(describe(setup), flush=True)
     with jax.set_mesh(setup.mesh), contextlib.closing(make_checkpoints(config, workdir)) as checkpoints:
         with spans("init"):
             state = checkpoints.restore(setup.abstract_state) or initial_state(setup)
-        return run(setup, state, evaluators, checkpoints, workdir, spans)
+        start, total = int(state.step), setup.derived["steps"]["duration"]
+        summary = workdir / "summary.json"
+        if start == total and summary.exists():
+            print(f"the run in {workdir} is complete: {total} steps")
+            return json.loads(summary.read_text())
+        with spans("compile"):
+            step_fn = compile_step(setup)
+        reporter = Reporter(
+            workdir,
+            total_steps=total,
+            start_step=start,
+            batch_size=config.batch_size,
+            tensorboard=config.log.tensorboard,
+            flops_per_step=train_flops(setup),
+            peak_flops=peak_flops(jax.devices(), config.log.peak_tflops),
+            spans=spans,
+            is_writer=jax.process_index() == 0,
+        )
+        profiler = Profiler(workdir / "profile", *config.log.profile)
+        with contextlib.closing(reporter), contextlib.closing(profiler), StopSignal() as stop:
+            run(setup, step_fn, state, evaluators, checkpoints, reporter, profiler, stop)
+            return reporter.summary({})
 
 
-def run(setup: Setup, state: TrainState, evaluators: dict, checkpoints: Checkpoints, workdir, spans: "Spans"):
-    """The steps from `state.step` to the end. On SIGTERM or Ctrl-C saves and exits with status 0."""
-    config, steps = setup.config, setup.derived["steps"]
+def run(
+    setup: Setup, step_fn, state: TrainState, evaluators: dict, checkpoints, reporter: Reporter, profiler, stop
+) -> None:
+    """The steps from `state.step` to the end; where `stop` asks for it, saves and exits with status 0.
+
+    The next step is dispatched before the metrics of the last one are read, so that devices need not wait for the host.
+    """
+    config, steps, spans = setup.config, setup.derived["steps"], reporter.spans
     total, start = steps["duration"], int(state.step)
-    with spans("compile"):
-        step_fn = compile_step(setup)
-        flops = train_flops(setup)
-    reporter = Reporter(
-        workdir,
-        total_steps=total,
-        start_step=start,
-        batch_size=config.batch_size,
-        tensorboard=config.log.tensorboard,
-        flops_per_step=flops,
-        peak_flops=peak_flops(jax.devices(), config.log.peak_tflops),
-        spans=spans,
-        is_writer=jax.process_index() == 0,
-    )
-    profiler = Profiler(workdir / "profile", *config.log.profile) if config.log.profile else None
-    last: dict[str, float] = {}
+
+    def due(key: str, step: int) -> bool:
+        return step == total or (steps[key] > 0 and step % steps[key] == 0)
 
     def report(step: int, metrics) -> None:
-        """Reads the metrics of a step that is done or under way, after the next one has been dispatched."""
-        values = jax.device_get(metrics)
+        with spans("step"):
+            values = {name: value.item() for name, value in jax.device_get(metrics).items()}
         check_health(config, step, values)
-        reporter.progress(step, float(values["loss"]))
-        if step % max(steps["log.every"], 1) == 0 or step == total:
-            values = {f"train/{name}": value.item() for name, value in values.items()}
-            values["train/learning_rate"] = float(setup.schedule(step - 1 - int(values["train/skipped"])))
-            last.update(values)
-            reporter.write(step, values)
-
-    def evaluate_due(step: int) -> dict[str, float]:
-        metrics: dict[str, float] = {}
-        for name, evaluator in evaluators.items():
-            every = steps[f"evals.{name}.every"]
-            if step == total or (every and step % every == 0):
-                with spans("eval"):
-                    metrics |= {f"eval/{key}": value for key, value in evaluator.run(state.eval_variables).items()}
-        if metrics:
-            last.update(metrics)
-            reporter.write(step, metrics)
-        return metrics
+        reporter.progress(step, values["loss"])
+        if due("log.every", step):
+            values["learning_rate"] = float(setup.schedule(step - 1 - values["skipped"]))  # of the updates really made
+            reporter.write(step, {f"train/{name}": value for name, value in values.items()})
 
     host = train_batches(
         config,
@@ -95,28 +98,28 @@ def run(setup: Setup, state: TrainState, evaluators: dict, checkpoints: Checkpoi
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    stop = StopSignal()
-    with contextlib.closing(reporter), contextlib.closing(host), stop:
+    with contextlib.closing(host):
         batches = device_batches(host, setup.mesh)
-        pending = None
+        unread = None
         for step in range(start + 1, total + 1):
             with spans("data"):
                 batch = next(batches)
-            with (
-                spans("step"),
-                jax.transfer_guard("disallow"),
-                profiler.step(step) if profiler else contextlib.nullcontext(),
-            ):
+            with spans("step"), profiler.step(step), jax.transfer_guard("disallow"):
                 state, metrics = step_fn(state, batch)
-            if pending:
-                with spans("step"):
-                    report(*pending)
-            pending = (step, metrics)
-            evaluated = evaluate_due(step)
-            every = steps["checkpoint.every"]
-            if step == total or stop.requested or (every and step % every == 0) or checkpoints.improves(evaluated):
-                report(*pending)  # before the checkpoint exists: a run continued from it will not repeat this step
-                pending = None
+            if unread:
+                report(*unread)
+            unread = (step, metrics)
+            to_run = {name: evaluator for name, evaluator in evaluators.items() if due(f"evals.{name}.every", step)}
+            if to_run or due("checkpoint.every", step) or stop.requested:
+                report(*unread)  # now, since a run continued from the checkpoint does not repeat this step
+                unread = None
+            evaluated: dict[str, float] = {}
+            for evaluator in to_run.values():
+                with spans("eval"):
+                    evaluated |= {f"eval/{name}": value for name, value in evaluator.run(state.eval_variables).items()}
+            if evaluated:
+                reporter.write(step, evaluated)
+            if due("checkpoint.every", step) or stop.requested or checkpoints.improves(evaluated):
                 with spans("checkpoint"):
                     checkpoints.save(step, state, evaluated)
             if stop.requested and step < total:
@@ -126,7 +129,6 @@ def run(setup: Setup, state: TrainState, evaluators: dict, checkpoints: Checkpoi
                 raise SystemExit(0)
         with spans("checkpoint"):
             checkpoints.wait()
-        return reporter.summary(last)
 
 
 def evaluate(config, workdir: pathlib.Path, checkpoint: str = "last") -> dict[str, float]:

@@ -39,14 +39,17 @@ class Setup(NamedTuple):
         return jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
 
 
-def prepare(config, devices=None) -> Setup:
-    """Checks and builds what a config describes. Raises ConfigError, in seconds, for what cannot run."""
+def prepare(config, devices=None, task=None) -> Setup:
+    """Checks and builds what a config describes. Raises ConfigError, in seconds, for what cannot run.
+
+    `devices` default to all, `task` to the one that `config.task` names.
+    """
     configure_jax(config)
     source = open_source(config.data.train, tfds_dir=config.data.tfds_dir)
     derived = derive(config, num_train_examples(config)) | {"peak_lr": peak_lr(config)}
     mesh = make_mesh(config, devices)
     check_batch(config, mesh)
-    task = make_task(config, source)
+    task = task or make_task(config, source)
     schedule = make_schedule(config, total_steps=derived["steps"]["duration"], num_examples=derived["train_examples"])
 
     def init_variables():

@@ -1,0 +1,55 @@
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vision_jax.config import base_config
+from vision_jax.data import open_source
+from vision_jax.data.pipeline import eval_batches
+from vision_jax.evaluation import make_evaluators
+from vision_jax.training.partitioning import make_mesh
+
+
+class Brightness:
+    """A task whose model knows nothing but the mean brightness: what it predicts is easy to compute by hand."""
+
+    model = types.SimpleNamespace(num_classes=10)
+
+    def loss(self, variables, batch, rng, train):
+        assert not train
+        brightness = batch["image"].astype(jnp.float32).mean((1, 2, 3))
+        correct = (jnp.floor(brightness).astype(jnp.int32) % 10 == batch["label"]) & batch["mask"]
+        count = batch["mask"].sum()
+        return 0.0, ({}, {"loss": (jnp.sum(brightness * batch["mask"]), count), "top1": (correct.sum(), count)})
+
+    def evaluators(self, config):
+        return {"classification": config.evals.classification.every}
+
+
+@pytest.mark.parametrize("batch_size", [0, 8, 100, 1000])
+def test_every_example_counts_once_on_any_mesh(batch_size):
+    c = base_config()
+    c.data.image_size, c.data.eval_resize = 8, "squash"
+    c.evals.classification.batch_size = batch_size
+    c.batch_size = 64
+    evaluator = make_evaluators(Brightness(), c, make_mesh(c))["classification"]
+    metrics = evaluator.run({})
+    source = open_source("digits:test")
+    with eval_batches(source, c, batch_size=1) as batches:
+        rows = [(float(np.float32(b["image"][0]).mean()), int(b["label"][0])) for b in batches]
+    assert metrics["examples"] == len(source) == 360 == len(rows)
+    np.testing.assert_allclose(metrics["loss"], np.mean([brightness for brightness, _ in rows]), rtol=1e-5)
+    np.testing.assert_allclose(metrics["top1"], np.mean([int(b) % 10 == label for b, label in rows]), rtol=1e-6)
+
+
+def test_an_evaluation_can_be_switched_off():
+    c = base_config()
+    c.evals.classification.every = ""
+    assert (
+        make_evaluators(
+            Brightness(), c, jax.sharding.Mesh(np.array(jax.devices()).reshape(8, 1, 1), ("data", "fsdp", "tensor"))
+        )
+        == {}
+    )

@@ -1,0 +1,240 @@
+import contextlib
+import io
+import json
+import math
+import struct
+import subprocess
+import sys
+import types
+
+import jax.numpy as jnp
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vision_jax.errors import ConfigError
+from vision_jax.training import reporting
+from vision_jax.training.reporting import Reporter
+from vision_jax.training.throughput import Spans
+
+
+class Clock:
+    """A clock that moves only when told to."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+    def work(self, spans, seconds, name=None):
+        with spans(name) if name else contextlib.nullcontext():
+            self.now += seconds
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def make(workdir, **changes):
+    return Reporter(workdir, **{"total_steps": 100, "batch_size": 8, "stream": io.StringIO(), **changes})
+
+
+def test_resumed_file_equals_an_uninterrupted_one(tmp_path):
+    def run(folder, start, stop):
+        reporter = make(folder, start_step=start)
+        for step in range(start + 1, stop + 1):
+            if step % 10 == 0:
+                reporter.write(step, {"train/loss": 1 / step, "train/skipped": 0})
+        reporter.close()
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    run(whole, 0, 100)
+    run(killed, 0, 57)
+    with (killed / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 60, "train/lo')
+    run(killed, 40, 72)
+    run(killed, 40, 100)
+    assert (killed / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert sorted(path.name for path in killed.iterdir()) == ["metrics.jsonl"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 9), max_size=6), st.integers(0, 9), st.integers(0, 200))
+def test_truncation_at_any_byte(tmp_path_factory, steps, start, cut):
+    """Whatever a kill left of the file, exactly the whole lines up to the step survive."""
+    path = tmp_path_factory.mktemp("run") / "metrics.jsonl"
+    written = [json.dumps({"step": step, "eval/top1": index}) for index, step in enumerate(steps)]
+    content = "".join(line + "\n" for line in written)[:cut]
+    path.write_text(content)
+    rows = reporting.truncate_jsonl(path, start)
+    whole = [line for line in written if line in content.splitlines()]
+    expected = [json.loads(line) for line in whole if 0 < json.loads(line)["step"] <= start]
+    assert rows == expected == lines(path)
+    assert not path.read_text() or path.read_text().endswith("\n")
+
+
+def test_a_run_from_the_start_drops_what_stood_there(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "eval/top1": 0.1}\n{"step": 3}\n')
+    make(tmp_path).close()
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
+
+
+def test_lines_are_valid_json_and_on_disk_at_once(tmp_path):
+    reporter = make(tmp_path)
+    reporter.write(1, {"a": math.nan, "b": -math.inf, "c": jnp.float32(0.5), "d": 3})
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == {"step": 1, "a": None, "b": None, "c": 0.5, "d": 3}
+    assert '"d": 3}' in text
+
+
+def test_other_processes_are_silent(tmp_path, capsys):
+    stream = io.StringIO()
+    reporter = make(tmp_path, is_writer=False, tensorboard=True, stream=stream)
+    reporter.write(1, {"loss": 1.0})
+    reporter.progress(100, 1.0)
+    reporter.note("stopped")
+    assert reporter.summary({})["loss"] == 1.0
+    reporter.close()
+    assert not any(tmp_path.iterdir())
+    assert (stream.getvalue(), *capsys.readouterr()) == ("", "", "")
+
+
+def test_plain_progress_line(tmp_path):
+    clock, stream = Clock(), io.StringIO()
+    spans = Spans(clock)
+    clock.work(spans, 50, "compile")
+    reporter = make(None, spans=spans, flops_per_step=3e12, peak_flops=4e12, clock=clock, stream=stream, start_step=20)
+    for step in range(21, 41):
+        clock.work(spans, 1, "data")
+        clock.work(spans, 3, "step")
+        clock.work(spans, 1, "eval")
+        reporter.progress(step, 2.0)
+    reporter.progress(100, 1.0)
+    reporter.close()
+    # Lines at 21, 27, 33 and 39 (every 30 s) and at the end; the last window reaches back to step 20.
+    shown = stream.getvalue().splitlines()
+    assert [line.split("  ")[0] for line in shown] == [f"step {n}/100" for n in (21, 27, 33, 39, 100)]
+    # Four seconds of training a step: 8 / 4 images/s and 3 / 4 TFLOP/s of 4; five seconds of everything.
+    rest = "  2 images/s  MFU 18.8%  waiting for data 25%  5 min 05 s left"
+    assert shown[3] == "step 39/100  loss 2.0000" + rest
+
+
+def test_progress_waits_for_a_loss_only_if_a_line_is_due():
+    clock, stream = Clock(), io.StringIO()
+    reporter = make(None, clock=clock, stream=stream)
+    reporter.progress(1, jnp.float32(2.5))
+    reporter.progress(2, object())
+    clock.now += 31
+    with pytest.raises(TypeError):
+        reporter.progress(3, object())
+    assert stream.getvalue() == "step 1/100  loss 2.5000\n"
+
+
+def test_live_progress_line_is_rewritten_and_fits(monkeypatch, capsys):
+    monkeypatch.setattr(reporting.shutil, "get_terminal_size", lambda: types.SimpleNamespace(columns=24))
+    clock, stream = Clock(), Terminal()
+    reporter = make(None, total_steps=1000, clock=clock, stream=stream)
+    reporter.progress(1, 123456.0)
+    reporter.progress(2, 1.0)  # too soon
+    clock.now += 1
+    reporter.progress(3, 1.0)
+    reporter.note("saved")
+    reporter.summary({})
+    reporter.close()
+    first, second = "step 1/1,000  loss 12345", "step 3/1,000  loss 1.00"
+    assert stream.getvalue() == "\r" + first[:23] + "\r" + second + "\nsaved\n"
+    assert capsys.readouterr().out.startswith("step ")
+
+
+def test_summary_holds_everything_and_prints_a_table(tmp_path, capsys):
+    def open_reporter(start):
+        clock = Clock()
+        spans = Spans(clock)
+        clock.work(spans, 7, "init")
+        reporter = make(tmp_path, spans=spans, start_step=start, flops_per_step=1e12, peak_flops=1e12, clock=clock)
+        return clock, spans, reporter
+
+    *_, reporter = open_reporter(0)
+    reporter.write(5, {"eval/top1": 0.25, "train/loss": 9.0})
+    reporter.write(50, {"train/loss": 3.0})
+    reporter.close()
+    clock, spans, reporter = open_reporter(40)
+    clock.work(spans, 30, "data")
+    clock.work(spans, 90, "step")
+    clock.work(spans, 3)
+    reporter.write(100, {"train/loss": 1.5, "train/broken": 6, "train/grad_norm": math.nan})
+    returned = reporter.summary({"eval/top5": 0.75})
+    reporter.close()
+
+    summary = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
+    seconds = {"init": 7, "compile": 0, "data": 30, "step": 90, "eval": 0, "checkpoint": 0, "other": 3}
+    assert summary == returned
+    assert summary == {
+        "step": 100,
+        "eval/top1": 0.25,  # from before the resumption
+        "eval/top5": 0.75,
+        "train/loss": 1.5,
+        "train/broken": 6,
+        "train/grad_norm": None,
+        "examples_seen": 794,
+        "examples_skipped": 6,
+        "images_per_second": 4.0,  # 60 steps of 8 in 120 s
+        "data_share": 0.25,
+        "mfu": 0.5,
+        "wall_seconds": 130.0,
+        "seconds": seconds,
+    }
+    printed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert printed["eval/top5"] == "0.75" and printed["train/grad_norm"] == "not finite"
+    assert printed["seconds/step"] == "90" and "seconds" not in printed
+    assert len(printed) == len(summary) - 1 + len(seconds)
+
+
+def tensorboard_scalars(folder):
+    """{(tag, step): value} from event files, read with struct and tensorboardX's protocol buffers alone."""
+    event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
+    scalars, starts = {}, []
+    for path in sorted(folder.glob("events*")):
+        content, at = path.read_bytes(), 0
+        while at < len(content):
+            (length,) = struct.unpack_from("<Q", content, at)
+            event = event_pb2.Event.FromString(content[at + 12 : at + 12 + length])
+            at += 12 + length + 4
+            if event.HasField("session_log"):
+                starts.append(event.step)
+            scalars |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+    return scalars, starts
+
+
+def test_tensorboard_files(tmp_path):
+    pytest.importorskip("tensorboardX")
+    reporter = make(tmp_path, tensorboard=True, start_step=5)
+    reporter.write(6, {"train/loss": 0.5, "train/grad_norm": math.inf})
+    reporter.close()
+    scalars, starts = tensorboard_scalars(tmp_path / "tensorboard")
+    assert scalars == {("train/loss", 6): 0.5, ("train/grad_norm", 6): math.inf}
+    assert starts == [6]  # readers forget an interrupted run's events from here on
+
+
+def test_missing_tensorboardx_is_a_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(ConfigError, match=r"log\.tensorboard.*tensorboardX"):
+        make(tmp_path, tensorboard=True)
+
+
+def test_neither_tensorflow_nor_torch_is_loaded(tmp_path):
+    program = (
+        "import pathlib, sys; from vision_jax.training.reporting import Reporter\n"
+        f"r = Reporter(pathlib.Path({str(tmp_path)!r}), total_steps=1, batch_size=1, tensorboard=True)\n"
+        "r.write(1, {'loss': 1.0}); r.summary({}); r.close()\n"
+        "sys.exit(bool({'tensorflow', 'torch', 'tensorboard'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)

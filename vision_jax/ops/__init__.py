@@ -1,0 +1,1 @@
+"""Mathematics as plain functions of arrays; modules, tasks and evaluations build on it."""

@@ -1,0 +1,19 @@
+"""What a model is trained to do.
+
+A task is an object of pure functions, and the trainer knows no more of it than this:
+
+    init(rng, batch) -> variables
+    loss(variables, batch, rng, train) -> scalar, (updated_collections, metrics)    metrics: name -> (sum, count)
+    evaluators(config) -> {name: how often}                                         names of vision_jax.evaluation
+
+`metrics["loss"]` is always there; its count is the number of valid examples that the scalar is the mean over.
+"""
+
+from vision_jax.tasks.classification import Classification
+
+TASKS = {"classification": Classification}
+
+
+def make_task(config, source):
+    """The task that `config.task` names, for the classes of a data `source`."""
+    return TASKS[config.task](config, source)
