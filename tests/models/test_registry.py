@@ -1,0 +1,85 @@
+import math
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import vision_jax as vj
+import vision_jax.models
+from vision_jax.errors import ConfigError
+
+# Parameters with a head of 1,000 classes: vision_transformer's models_test.py; the ResNets as timm's resnet26 and
+# resnet50_gn, which have the same convolutions and a scale and bias for each normalised channel.
+PARAMETERS = {
+    "vit_ti16": 5_717_416,
+    "vit_s32": 22_878_952,
+    "vit_s16": 22_050_664,
+    "vit_b32": 88_224_232,
+    "vit_b16": 86_567_656,
+    "vit_b8": 86_576_872,
+    "vit_l32": 306_535_400,
+    "vit_l16": 304_326_632,
+    "vit_h14": 632_045_800,
+    "vit_r_ti16": 6_337_704,
+    "vit_r26_s32": 36_431_912,
+    "vit_r26_b32": 101_383_976,
+    "vit_r50_b16": 98_659_112,
+    "vit_r50_l32": 328_994_856,
+    "resnet26": 15_995_176,
+    "resnet50": 25_557_032,
+}
+
+
+@pytest.mark.parametrize("name", vj.list_models())
+def test_every_registered_model_has_exactly_these_parameters(name):
+    images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    params = jax.eval_shape(vj.create_model(name).init, jax.random.key(0), images)["params"]
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == PARAMETERS[name]
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
+def test_no_row_is_left_over():
+    assert sorted(PARAMETERS) == vj.list_models()
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "words"),
+    [
+        ("vit_b17", {}, ["vit_b17", "vit_b16"]),
+        ("vit_b16", {"dpeth": 3}, ["dpeth", "depth"]),
+        ("vit_b16", {"depth": "3"}, ["depth", "int", "'3'"]),
+        ("vit_b16", {"dropout_rate": "high"}, ["dropout_rate", "float", "'high'"]),
+        ("resnet50", {"patch_size": 3}, ["patch_size", "known"]),
+    ],
+)
+def test_wrong_names_and_fields_are_named(name, fields, words):
+    with pytest.raises(ConfigError) as error:
+        vj.create_model(name, **fields)
+    assert all(word in str(error.value) for word in words)
+
+
+def test_the_modules_import_alone():
+    """Nothing of training, data or other frameworks comes with them, and no device is touched."""
+    code = """
+import sys, vision_jax.models, vision_jax
+vision_jax.create_model("vit_b16")
+heavy = "tensorflow torch tensorflow_datasets orbax grain optax scipy sklearn PIL chex".split()
+assert not (found := [name for name in heavy if name in sys.modules]), found
+import jax._src.xla_bridge as bridge
+assert not bridge._backends, "a device was touched"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_fields_and_their_defaults():
+    fields = vj.models.model_fields("vit_r50_b16")
+    assert fields["stem"] == (3, 4, 9) and fields["patch_size"] == 1 and fields["act"] == "gelu_tanh"
+    model = vj.create_model("vit_r50_b16", stem=[1, 1], layer_scale_init=1, dtype="bfloat16")
+    assert model.stem == (1, 1) and type(model.layer_scale_init) is float
+    assert {name: getattr(model, name) for name in fields if name not in ("stem", "layer_scale_init", "dtype")} == {
+        name: value for name, value in fields.items() if name not in ("stem", "layer_scale_init", "dtype")
+    }
+    with pytest.raises(ConfigError, match=r"vit_r50_b17.*vit_r50_b16"):
+        vj.models.model_fields("vit_r50_b17")

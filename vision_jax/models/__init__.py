@@ -1,0 +1,8 @@
+"""Linen modules: pure functions of plain dictionaries of parameters, for any JAX project to import."""
+
+from vision_jax.models.registry import create_model, list_models, model_fields
+from vision_jax.models.resnet import ResNet
+from vision_jax.models.stacking import stack_blocks, unstack_blocks
+from vision_jax.models.vit import ViT
+
+__all__ = ["ResNet", "ViT", "create_model", "list_models", "model_fields", "stack_blocks", "unstack_blocks"]

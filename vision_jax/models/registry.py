@@ -1,0 +1,101 @@
+"""Models by name. A family is a module's class; a name is a family and the fields in which it differs from the class."""
+
+import dataclasses
+import importlib
+import types
+import typing
+from typing import Any
+
+from vision_jax.config import nearest
+from vision_jax.errors import ConfigError
+
+FAMILIES = {"vit": "vision_jax.models.vit:ViT", "resnet": "vision_jax.models.resnet:ResNet"}
+
+# ViT paper, table 1; Ti and S are DeiT's (Touvron et al., 2021).
+_VIT = {
+    "ti": {"width": 192, "depth": 12, "num_heads": 3, "mlp_dim": 768},
+    "s": {"width": 384, "depth": 12, "num_heads": 6, "mlp_dim": 1536},
+    "b": {"width": 768, "depth": 12, "num_heads": 12, "mlp_dim": 3072},
+    "l": {"width": 1024, "depth": 24, "num_heads": 16, "mlp_dim": 4096},
+    "h": {"width": 1280, "depth": 32, "num_heads": 16, "mlp_dim": 5120},
+}
+
+
+def _vit(size: str, patch_size: int, stem: tuple[int, ...] | None = None) -> tuple[str, dict]:
+    return "vit", {"patch_size": patch_size, **_VIT[size], **({} if stem is None else {"stem": stem})}
+
+
+MODELS = {
+    "vit_ti16": _vit("ti", 16),
+    "vit_s32": _vit("s", 32),
+    "vit_s16": _vit("s", 16),
+    "vit_b32": _vit("b", 32),
+    "vit_b16": _vit("b", 16),
+    "vit_b8": _vit("b", 8),
+    "vit_l32": _vit("l", 32),
+    "vit_l16": _vit("l", 16),
+    "vit_h14": _vit("h", 14),
+    # Hybrids: patches of the ResNet's features. R+Ti/16 is called /16 though its stride is 4 * 8 = 32.
+    "vit_r_ti16": _vit("ti", 8, stem=()),
+    "vit_r26_s32": _vit("s", 1, stem=(2, 2, 2, 2)),
+    "vit_r26_b32": _vit("b", 1, stem=(2, 2, 2, 2)),
+    "vit_r50_b16": _vit("b", 1, stem=(3, 4, 9)),
+    "vit_r50_l32": _vit("l", 1, stem=(3, 4, 6, 3)),
+    "resnet26": ("resnet", {"blocks": (2, 2, 2, 2)}),
+    "resnet50": ("resnet", {"blocks": (3, 4, 6, 3)}),
+}
+
+
+def list_models() -> list[str]:
+    """Every name that `create_model` knows, sorted."""
+    return sorted(MODELS)
+
+
+def create_model(name: str, **overrides):
+    """The flax.linen.Module of that name, with any field overridden; lists count as tuples.
+
+    Raises ConfigError for an unknown name or field, naming the nearest, and for a value that cannot work.
+    """
+    known = model_fields(name)
+    family, fields = MODELS[name]
+    hints = typing.get_type_hints(_load(family))
+    for field, value in overrides.items():
+        if field not in known:
+            raise ConfigError(f"model '{name}' has no field '{field}'{nearest(field, known)}")
+        fields = {**fields, field: _checked(f"model field '{field}'", hints[field], _frozen(value))}
+    return _load(family)(**fields)
+
+
+def model_fields(name: str) -> dict[str, Any]:
+    """Every field of that model and its default. Raises ConfigError for an unknown name, naming the nearest."""
+    if name not in MODELS:
+        raise ConfigError(f"unknown model '{name}'{nearest(name, MODELS)}")
+    family, fields = MODELS[name]
+    defaults = {f.name: f.default for f in dataclasses.fields(_load(family)) if f.name not in ("parent", "name")}
+    return {**defaults, **fields}
+
+
+def _load(family: str):
+    module, name = FAMILIES[family].split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _checked(what: str, hint: Any, value: Any) -> Any:
+    """`value`, an int as a float where `hint` asks for one; ConfigError where it is of none of the hinted types."""
+    if hint is Any:
+        return value
+    kinds = [typing.get_origin(kind) or kind for kind in (typing.get_args(hint) if _is_union(hint) else (hint,))]
+    if float in kinds and int not in kinds and type(value) is int:
+        value = float(value)
+    if type(value) not in kinds:
+        names = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+        raise ConfigError(f"{what} must be {names}, got {type(value).__name__} {value!r}")
+    return value
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value

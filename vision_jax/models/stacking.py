@@ -1,0 +1,50 @@
+"""Parameter trees between the layouts of unrolled and of scanned layers, for trees of modules nested to any depth."""
+
+import re
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vision_jax.errors import ConfigError
+
+_BLOCK = re.compile(r"blocks_\d+")
+
+
+def stack_blocks(params: Mapping) -> dict:
+    """`params` with each run blocks_0 ... blocks_{n-1} as one `blocks`, arrays gaining a leading layer axis.
+
+    Undone by `unstack_blocks`. Raises ConfigError where a block is missing or another's structure, shapes or dtypes
+    differ from the first's.
+    """
+    tree = _map_children(stack_blocks, params)
+    count = sum(_BLOCK.fullmatch(name) is not None for name in tree)
+    if not count:
+        return tree
+    names = [f"blocks_{i}" for i in range(count)]
+    if missing := [name for name in names if name not in tree]:
+        raise ConfigError(f"{count} numbered blocks do not stack: '{missing[0]}' is missing")
+    blocks = [tree.pop(name) for name in names]
+    signatures = [jax.tree.map(lambda x: (x.shape, str(x.dtype)), block) for block in blocks]
+    if odd := [name for name, signature in zip(names, signatures, strict=True) if signature != signatures[0]]:
+        raise ConfigError(f"blocks do not stack: the parameters of '{odd[0]}' differ in shape or dtype from blocks_0's")
+    return tree | {"blocks": jax.tree.map(lambda *layers: _numpy_or_jax(layers[0]).stack(layers), *blocks)}
+
+
+def unstack_blocks(params: Mapping) -> dict:
+    """`params` with each `blocks` as blocks_0 ... blocks_{n-1}, arrays losing their leading layer axis."""
+    tree = dict(params)
+    if "blocks" in tree:
+        blocks = tree.pop("blocks")
+        depth = jax.tree.leaves(blocks)[0].shape[0]
+        tree |= {f"blocks_{i}": jax.tree.map(lambda x, i=i: x[i], blocks) for i in range(depth)}
+    return _map_children(unstack_blocks, tree)
+
+
+def _map_children(function, tree: Mapping) -> dict:
+    return {name: function(child) if isinstance(child, Mapping) else child for name, child in tree.items()}
+
+
+def _numpy_or_jax(x):
+    return np if isinstance(x, np.ndarray) else jnp
