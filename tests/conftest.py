@@ -1,7 +1,14 @@
-"""Eight simulated CPU devices for every test; set before JAX is first imported."""
+"""Eight simulated CPU devices and one compilation cache for every test; set before JAX is first imported."""
 
 import os
+import pathlib
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# Most of a test's time is compilation, and many compile the same program, in other processes too.
+cache = pathlib.Path(tempfile.gettempdir()) / "vision_jax_tests"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")

@@ -17,9 +17,16 @@ from vision_jax.command_line import load_config, parse_overrides, read_run_confi
 from vision_jax.errors import ConfigError
 
 
+class Parser(argparse.ArgumentParser):
+    """Raises ConfigError instead of printing the usage."""
+
+    def error(self, message: str):
+        raise ConfigError(message)
+
+
 def parse(argv: list[str]):
-    """(arguments, config) of a command line; raises ConfigError where something is wrong with either."""
-    parser = argparse.ArgumentParser(
+    """(arguments, config, work folder) of a command line; raises ConfigError where something is wrong with them."""
+    parser = Parser(
         "vision_jax.main", description=__doc__, formatter_class=argparse.RawTextHelpFormatter, allow_abbrev=False
     )
     parser.add_argument(

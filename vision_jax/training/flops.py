@@ -16,14 +16,14 @@ def count_flops(function, *args) -> int:
 def _count(jaxpr) -> int:
     total = 0
     for eqn in jaxpr.eqns:
-        out = eqn.outvars[0].aval
         if eqn.primitive.name == "dot_general":
             (contracted, _), _ = eqn.params["dimension_numbers"]
-            total += 2 * math.prod(out.shape) * math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
+            length = math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
+            total += 2 * math.prod(eqn.outvars[0].aval.shape) * length
         elif eqn.primitive.name == "conv_general_dilated":
             kernel = eqn.invars[1].aval.shape
             features = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
-            total += 2 * math.prod(out.shape) * math.prod(kernel) // features
+            total += 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) // features
         else:
             repeats = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
             total += repeats * sum(map(_count, _inner(eqn)))

@@ -15,7 +15,6 @@ from vision_jax.data.pipeline import train_batches
 from vision_jax.errors import ConfigError
 from vision_jax.evaluation import make_evaluators
 from vision_jax.training.checkpoints import Checkpoints, check_structure, load_variables, locate
-from vision_jax.training.flops import count_flops
 from vision_jax.training.group_table import format_groups
 from vision_jax.training.initialization import init_from
 from vision_jax.training.param_groups import param_groups
@@ -23,7 +22,7 @@ from vision_jax.training.partitioning import batch_sharding, path_name, replicat
 from vision_jax.training.profiling import Profiler
 from vision_jax.training.reporting import Reporter
 from vision_jax.training.setup import Setup, prepare
-from vision_jax.training.state import TrainState, rng_stream
+from vision_jax.training.state import TrainState
 from vision_jax.training.step import train_step
 from vision_jax.training.throughput import Spans, peak_flops
 
@@ -58,7 +57,7 @@ def train(config, workdir: pathlib.Path) -> dict:
             start_step=start,
             batch_size=config.batch_size,
             tensorboard=config.log.tensorboard,
-            flops_per_step=train_flops(setup),
+            flops_per_step=setup.flops,
             peak_flops=peak_flops(jax.devices(), config.log.peak_tflops),
             spans=spans,
             is_writer=jax.process_index() == 0,
@@ -98,14 +97,14 @@ def run(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    with contextlib.closing(host):
-        batches = device_batches(host, setup.mesh)
+    with contextlib.closing(host), contextlib.closing(device_batches(host, setup.mesh)) as batches:
         unread = None
         for step in range(start + 1, total + 1):
             with spans("data"):
                 batch = next(batches)
             with spans("step"), profiler.step(step), jax.transfer_guard("disallow"):
                 state, metrics = step_fn(state, batch)
+            del batch  # it may lie in memory shared with a worker, which is given back once nothing refers to it
             if unread:
                 report(*unread)
             unread = (step, metrics)
@@ -179,15 +178,6 @@ def compile_step(setup: Setup):
         out_shardings=(setup.shardings, replicated(setup.mesh)),
     )
     return jitted.lower(setup.abstract_state, setup.abstract_batch).compile()
-
-
-def train_flops(setup: Setup) -> int:
-    """Model FLOPs of a step: three times the forward pass's matrix products (one forward, two backward)."""
-    variables = setup.abstract_state.variables
-    rng = jax.eval_shape(lambda: rng_stream(0, "train"))
-    return 3 * count_flops(
-        lambda v, b, key: setup.task.loss(v, b, key, train=True)[0], variables, setup.abstract_batch, rng
-    )
 
 
 def check_health(config, step: int, values) -> None:

@@ -10,9 +10,12 @@ from jax.sharding import Mesh
 
 from vision_jax.config import derive
 from vision_jax.data import open_source
+from vision_jax.data.augment import train_transform
+from vision_jax.data.images import eval_transform
 from vision_jax.data.pipeline import num_train_examples
 from vision_jax.errors import ConfigError
 from vision_jax.tasks import make_task
+from vision_jax.training.flops import count_flops
 from vision_jax.training.optimizer import make_optimizer
 from vision_jax.training.param_groups import param_groups
 from vision_jax.training.partitioning import batch_sharding, check_batch, make_mesh, state_shardings
@@ -33,6 +36,7 @@ class Setup(NamedTuple):
     abstract_state: TrainState  # ShapeDtypeStructs with shardings
     abstract_batch: dict
     trains: Any  # a bool for every parameter: False where it is frozen
+    flops: int  # of the model in a step: three times the forward pass's matrix products (one forward, two backward)
 
     @property
     def shardings(self) -> TrainState:
@@ -46,6 +50,7 @@ def prepare(config, devices=None, task=None) -> Setup:
     """
     configure_jax(config)
     source = open_source(config.data.train, tfds_dir=config.data.tfds_dir)
+    train_transform(config.data), eval_transform(config.data)  # for their checks
     derived = derive(config, num_train_examples(config)) | {"peak_lr": peak_lr(config)}
     mesh = make_mesh(config, devices)
     check_batch(config, mesh)
@@ -71,7 +76,9 @@ def prepare(config, devices=None, task=None) -> Setup:
     batch = abstract_batch(config, batch_sharding(mesh))
     frozen = [group.frozen for group in param_groups(config, params)]
     trains = jax.tree.unflatten(jax.tree.structure(params), [not value for value in frozen])
-    return Setup(config, derived, task, mesh, optimizer, schedule, create, placed, batch, trains)
+    key = jax.eval_shape(lambda: rng_stream(config.seed, "train"))
+    flops = 3 * count_flops(lambda v, b, rng: task.loss(v, b, rng, train=True)[0], placed.variables, batch, key)
+    return Setup(config, derived, task, mesh, optimizer, schedule, create, placed, batch, trains, flops)
 
 
 def abstract_batch(config, sharding=None) -> dict:

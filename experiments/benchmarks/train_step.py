@@ -1,0 +1,145 @@
+"""Images a second of the bare jitted train step, of the whole training loop with its data, and of a peer's step.
+
+    python experiments/benchmarks/train_step.py                      # ViT-S/16 at 224, batch 16, JPEGs made on the spot
+    python experiments/benchmarks/train_step.py --data=folder:PATH   # real pictures
+
+The peer is the same ViT built from Flax's own MultiHeadDotProductAttention, LayerNorm and Dense, in the same train step
+with the same optimizer. The three are timed in turn, round after round, on the same machine in the same process; what
+counts is the ratio within a round, of which the median is printed. FLOPs are the model's, counted from its jaxpr.
+"""
+
+import argparse
+import io
+import pathlib
+import statistics
+import tempfile
+import time
+
+import jax
+import numpy as np
+from peer_vit import PeerViT
+from PIL import Image
+
+from vision_jax.config import base_config
+from vision_jax.data import open_source
+from vision_jax.data.feed import device_batches
+from vision_jax.data.pipeline import train_batches
+from vision_jax.tasks.classification import Classification
+from vision_jax.training.loop import compile_step, run
+from vision_jax.training.profiling import Profiler
+from vision_jax.training.reporting import Reporter
+from vision_jax.training.setup import prepare
+
+
+def make_pictures(folder: pathlib.Path, count: int = 64) -> str:
+    """A folder source of JPEGs of ImageNet's usual size, smooth noise, in two classes."""
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        path = folder / f"class{i % 2}" / f"{i}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        small = rng.integers(0, 256, (48, 64, 3), np.uint8)
+        Image.fromarray(small).resize((500, 375), Image.Resampling.BICUBIC).save(path, quality=90)
+    return f"folder:{folder}"
+
+
+def make_config(args, data: str):
+    c = base_config()
+    c.model = dict(name=args.model, num_classes=1000)
+    c.data = dict(train=data, image_size=args.image_size)
+    c.data.augment.policy = args.policy
+    c.precision.compute = args.compute
+    c.batch_size = args.batch
+    c.duration = f"{args.steps} steps"
+    c.optimizer = dict(name="adamw", weight_decay=0.05, clip_norm=1.0)
+    c.checkpoint.every = ""
+    c.evals.classification.every = ""
+    c.log.tensorboard = False
+    return c
+
+
+class NoCheckpoints:
+    """The loop's checkpoints, left out: what is timed is steps and data."""
+
+    def save(self, *_): ...
+
+    def wait(self): ...
+
+    def improves(self, _):
+        return False
+
+
+class Runner:
+    """One prepared and compiled configuration, to be timed again and again."""
+
+    def __init__(self, config, model=None):
+        task = Classification(config, open_source(config.data.train))
+        task.model = model or task.model
+        self.setup = prepare(config, task=task)
+        self.images = config.batch_size * self.setup.derived["steps"]["duration"]
+        with jax.set_mesh(self.setup.mesh):
+            self.step = compile_step(self.setup)
+            self.create = jax.jit(self.setup.create, out_shardings=self.setup.shardings)
+        with train_batches(config, seed=0, start_step=0) as host:
+            self.batch = next(device_batches(host, self.setup.mesh, ahead=0))
+
+    def bare(self) -> float:
+        """Images/s of the step alone, on one batch that is already on the device."""
+        state, _ = self.step(self.create(), self.batch)
+        jax.block_until_ready(state)
+        start = time.perf_counter()
+        for _ in range(self.setup.derived["steps"]["duration"]):
+            state, _ = self.step(state, self.batch)
+        jax.block_until_ready(state)
+        return self.images / (time.perf_counter() - start)
+
+    def loop(self) -> float:
+        """Images/s of the training loop with its data, metrics and progress, as its own report has them."""
+        total = self.setup.derived["steps"]["duration"]
+        reporter = Reporter(
+            None, total_steps=total, batch_size=self.setup.config.batch_size, stream=io.StringIO(), is_writer=False
+        )
+        stop = argparse.Namespace(requested="")
+        with jax.set_mesh(self.setup.mesh):
+            state = jax.block_until_ready(self.create())
+            run(self.setup, self.step, state, {}, NoCheckpoints(), reporter, Profiler(pathlib.Path()), stop)
+        return reporter.summary({})["images_per_second"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--model", default="vit_s16")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--image_size", type=int, default=224)
+    parser.add_argument("--compute", default="float32")
+    parser.add_argument("--policy", default="", help="RandAugment policy of the data, e.g. 'randaug(2,10)'")
+    parser.add_argument("--steps", type=int, default=8, help="steps a measurement")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--data", default="", help="a source, e.g. folder:PATH")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        config = make_config(args, args.data or make_pictures(pathlib.Path(folder)))
+        ours = Runner(config)
+        peer = Runner(config, PeerViT.like(ours.setup.task.model))
+        rows = []
+        for number in range(args.rounds):
+            rows.append((ours.bare(), ours.loop(), peer.bare()))
+            print(
+                f"round {number + 1}: step {rows[-1][0]:.3g}, loop {rows[-1][1]:.3g}, peer {rows[-1][2]:.3g} images/s",
+                flush=True,
+            )
+    device = jax.devices()[0].device_kind
+    print(
+        f"\n{args.model}, {args.image_size} pixels, batch {args.batch}, {args.compute}, {len(jax.devices())} x {device}"
+    )
+    for name, column in (("bare step", 0), ("whole loop", 1), ("peer's step", 2)):
+        print(f"{name:<12} {statistics.median(row[column] for row in rows):8.4g} images/s")
+    flops = ours.setup.flops / args.batch
+    print(
+        f"the step does {flops / 1e9:.1f} GFLOP an image: {flops * statistics.median(row[0] for row in rows) / 1e12:.3f} TFLOP/s"
+    )
+    print(f"loop / step  {statistics.median(row[1] / row[0] for row in rows):.3f}")
+    print(f"step / peer  {statistics.median(row[0] / row[2] for row in rows):.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Every shipped config, shrunken to a tiny model on digits, is built, stepped through its own pipeline and evaluated."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from vision_jax.command_line import load_config
+from vision_jax.training.loop import train
+
+CONFIGS = sorted(pathlib.Path(__file__).parents[1].glob("configs/*.py"))
+ARGUMENTS = {"vit_b16_augreg": ["i1k", "i21k"], "vit_b16_deit3": ["pretrain", "finetune"], "vit_cifar10": [""]}
+SPECS = [f"{path}:{arg}".removesuffix(":") for path in CONFIGS for arg in ARGUMENTS.get(path.stem, [""])]
+SHRUNKEN = {"width": 32, "depth": 2, "num_heads": 2, "mlp_dim": 48}
+
+
+def shrink(config):
+    fields = dict(SHRUNKEN)
+    if config.model.get("representation_size"):
+        fields["representation_size"] = 32
+    if "r50" in config.model.name:
+        fields["stem"] = (1, 1, 1)
+    config.model = fields
+    config.data = dict(train="digits:train", eval="digits:test", image_size=32, workers=0)
+    config.optimizer.accumulate = min(config.optimizer.accumulate, 2)
+    config.batch_size = 16
+    config.duration = "2 steps"
+    for key in ("warmup", "cooldown"):
+        config.schedule[key] = "1 steps" if config.schedule[key] != "0 steps" else "0 steps"
+    config.mesh.data = -1
+    config.log = dict(every="1 steps", compile_cache="")
+    config.evals.classification.batch_size = 180
+    return config
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: pathlib.Path(spec).name)
+def test_builds_and_steps(spec, tmp_path):
+    metrics = train(shrink(load_config(spec)), tmp_path)
+    assert metrics["eval/examples"] == 360
+    assert metrics["train/skipped"] == 0
+    losses = [json.loads(line).get("train/loss") for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = [loss for loss in losses if loss is not None]
+    assert len(losses) == 2 and np.isfinite(losses).all()

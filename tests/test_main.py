@@ -1,0 +1,163 @@
+"""The command as users run it: train, stop, kill, continue, evaluate, start from another run."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from vision_jax.training.checkpoints import load_variables, locate
+
+REPO = pathlib.Path(__file__).parents[1]
+SMALL = [
+    "--config.model.width=32",
+    "--config.model.depth=2",
+    "--config.model.mlp_dim=64",
+    "--config.model.dropout_rate=0.1",
+    "--config.data.augment.mixup=0.2",
+    "--config.optimizer.ema=0.9",
+    "--config.duration=60 steps",
+    "--config.schedule.warmup=5 steps",
+    "--config.checkpoint.every=7 steps",
+    "--config.evals.classification.every=20 steps",
+    "--config.log.every=5 steps",
+]
+
+
+def start(workdir, *extra, devices=1):
+    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    environment.pop("JAX_DISABLE_MOST_OPTIMIZATIONS", None)  # compiled as users' runs are
+    command = [sys.executable, "-m", "vision_jax.main", f"--workdir={workdir}", *extra]
+    return subprocess.Popen(
+        command, cwd=REPO, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process, status=0):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == status, err[-3000:]
+    return out, err
+
+
+def train(workdir, *extra, **options):
+    return finish(start(workdir, "--config=configs/vit_digits.py", *SMALL, *extra, **options))
+
+
+def metrics(workdir):
+    """step -> metrics, without what a clock says."""
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [{key: value for key, value in line.items() if not key.startswith("perf/")} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """A run never interrupted."""
+    workdir = tmp_path_factory.mktemp("straight")
+    train(workdir)
+    return workdir
+
+
+def assert_same_run(a, b):
+    final_a, final_b = (jax.tree.map(np.asarray, load_variables(locate(workdir, "60"))) for workdir in (a, b))
+    chex.assert_trees_all_equal(final_a, final_b)
+    assert metrics(a) == metrics(b)
+
+
+def test_work_folder(straight):
+    config = json.loads((straight / "config.json").read_text())
+    assert config["model"]["width"] == 32 and config["derived"]["steps"]["duration"] == 60
+    summary = json.loads((straight / "summary.json").read_text())
+    assert summary["eval/examples"] == 360 and 0 <= summary["eval/top1"] <= 1
+    assert {line["step"] for line in metrics(straight)} == set(range(5, 61, 5))
+    assert list((straight / "tensorboard").glob("events*"))
+    assert (straight / "checkpoints" / "60").is_dir()
+
+
+def test_evaluation_alone_gives_the_run_s_last_metrics(straight):
+    summary = json.loads((straight / "summary.json").read_text())
+    out, _ = finish(start(straight, "--mode=eval"))
+    assert f"eval/top1 {summary['eval/top1']:.5g}" in out and "eval/examples 360" in out
+    out, _ = finish(start(straight, "--mode=eval", "--checkpoint=best"))
+    best = max(line["eval/top1"] for line in metrics(straight) if "eval/top1" in line)
+    assert f"eval/top1 {best:.5g}" in out
+
+
+def test_a_finished_run_stays_as_it_is(straight):
+    before = metrics(straight)
+    out, _ = train(straight)
+    assert "complete" in out and metrics(straight) == before
+
+
+def test_another_config_in_the_same_work_folder_is_an_error(straight):
+    process = start(straight, "--config=configs/vit_digits.py", *SMALL, "--config.schedule.base_lr=1.0")
+    _, err = finish(process, status=2)
+    assert "schedule.base_lr: was 0.001, is 1.0" in err and len(err.strip().splitlines()) == 1
+
+
+def test_sigterm_saves_and_the_same_command_continues(straight, tmp_path):
+    process = start(tmp_path, "--config=configs/vit_digits.py", *SMALL, "--config.checkpoint.every=1000 steps")
+    wait_for(tmp_path / "metrics.jsonl", process)
+    process.send_signal(signal.SIGTERM)
+    _, err = finish(process)
+    assert "SIGTERM" in err and [path for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()]
+    train(tmp_path, "--config.checkpoint.every=1000 steps", "--config.data.workers=1")
+    assert_same_run(straight, tmp_path)
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(6, marks=pytest.mark.slow)])
+def test_kill_at_random_moments_changes_nothing(straight, tmp_path, kills):
+    rng = random.Random(kills)
+    for kill in range(kills):
+        process = start(tmp_path, "--config=configs/vit_digits.py", *SMALL, f"--config.data.workers={kill % 3}")
+        lines = len(metrics_lines(tmp_path))
+        wait_for(tmp_path / "metrics.jsonl", process, more_than=lines if kill % 2 else 0)
+        time.sleep(rng.uniform(0, 0.3))
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, "the run ended before it was killed: make it longer"
+    train(tmp_path, "--config.data.workers=2")
+    assert_same_run(straight, tmp_path)
+
+
+def metrics_lines(workdir):
+    path = workdir / "metrics.jsonl"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def wait_for(path, process, more_than=0):
+    """Returns when the file has more lines than that."""
+    while len(metrics_lines(path.parent)) <= more_than:
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        time.sleep(0.01)
+
+
+def test_a_checkpoint_continues_on_another_mesh(straight, tmp_path):
+    process = start(tmp_path, "--config=configs/vit_digits.py", *SMALL, "--config.checkpoint.every=10 steps")
+    wait_for(tmp_path / "metrics.jsonl", process, more_than=3)
+    process.send_signal(signal.SIGTERM)
+    finish(process)
+    mesh = ["--config.mesh.data=2", "--config.mesh.fsdp=2", "--config.mesh.tensor=2", "--config.mesh.fsdp_min_size=1"]
+    train(tmp_path, "--config.checkpoint.every=10 steps", *mesh, devices=8)
+    losses, expected = (
+        [line["train/loss"] for line in metrics(w) if "train/loss" in line] for w in (tmp_path, straight)
+    )
+    np.testing.assert_allclose(losses, expected, rtol=1e-3)
+
+
+def test_start_from_another_run_at_another_resolution(straight, tmp_path):
+    extra = [
+        f"--config.init_from={straight}",
+        "--config.data.image_size=(24, 20)",
+        "--config.duration=1 steps",
+        "--config.schedule.warmup=0 steps",
+    ]
+    out, _ = train(tmp_path, *extra)
+    assert "resized: pos_embed" in out and "dropped" not in out
