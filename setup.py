@@ -4,17 +4,18 @@ import pathlib
 
 from setuptools import find_packages, setup
 
-CORE = ["jax>=0.10.0", "flax>=0.12.8", "numpy>=2.0", "ml_collections>=1.1"]
+# Ranges that the tests have run on: Python 3.11 with jax 0.10.2, and 3.12 with jax 0.12.
+CORE = ["jax>=0.10.2,<0.13", "flax>=0.12.8,<0.13", "numpy>=2.0,<3", "ml_collections>=1.1,<2"]
 TRAIN = [
-    "optax>=0.2.8",
-    "orbax-checkpoint>=0.12.8",
-    "grain>=0.2.18",
-    "tensorflow-datasets>=4.9.10",
+    "optax>=0.2.8,<0.3",
+    "orbax-checkpoint>=0.12.8,<0.13",
+    "grain>=0.2.18,<0.3",
+    "tensorflow-datasets>=4.9.10,<5",
     "importlib_resources",  # tensorflow-datasets imports it without declaring it
-    "chex>=0.1.92",
-    "pillow>=11.0",
-    "scikit-learn>=1.5",
-    "tensorboardX>=2.6.2",
+    "chex>=0.1.92,<0.2",
+    "pillow>=11.0,<14",
+    "scikit-learn>=1.5,<2",
+    "tensorboardX>=2.6.2,<3",
 ]
 TEST = ["pytest>=8.0", "pytest-xdist", "hypothesis", "ruff"]
 
@@ -32,8 +33,8 @@ setup(
         "train": TRAIN,
         "test": [*TRAIN, *TEST],
         "parity": ["torch", "transformers>=5", "timm", "safetensors"],
-        "tpu": ["jax[tpu]>=0.10.0"],
-        "cuda": ["jax[cuda13]>=0.10.0"],
+        "tpu": ["jax[tpu]>=0.10.2,<0.13"],
+        "cuda": ["jax[cuda13]>=0.10.2,<0.13"],
         "notebooks": [*TRAIN, "matplotlib", "jupyter"],
     },
 )

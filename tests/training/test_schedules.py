@@ -111,7 +111,7 @@ def test_works_in_jit_on_one_step_and_on_many():
     warmup_share=st.floats(0, 1),
     cooldown_share=st.floats(0, 1),
     peak=st.floats(1e-5, 10),
-    low_share=st.floats(0, 1),
+    low_share=st.one_of(st.just(0.0), st.floats(1e-6, 1)),  # float32 knows no smaller rates than 1e-38
 )
 @example("cosine", 7, 1.0, 0.0, 1.0, 0.5)
 @example("rsqrt", 1, 0.0, 1.0, 1.0, 0.5)
