@@ -4,8 +4,8 @@
     python experiments/benchmarks/train_step.py --data=folder:PATH   # real pictures
 
 The peer is the same ViT built from Flax's own MultiHeadDotProductAttention, LayerNorm and Dense, in the same train step
-with the same optimizer. The three are timed in turn, round after round, on the same machine in the same process; what
-counts is the ratio within a round, of which the median is printed. FLOPs are the model's, counted from its jaxpr.
+with the same optimizer. Steps of the two alternate one by one, and the loop follows in each round, in the same process;
+what counts is the ratio of neighbours, of which the median is printed. FLOPs are the model's, counted from its jaxpr.
 """
 
 import argparse
@@ -75,22 +75,20 @@ class Runner:
         task = Classification(config, open_source(config.data.train))
         task.model = model or task.model
         self.setup = prepare(config, task=task)
-        self.images = config.batch_size * self.setup.derived["steps"]["duration"]
         with jax.set_mesh(self.setup.mesh):
             self.step = compile_step(self.setup)
             self.create = jax.jit(self.setup.create, out_shardings=self.setup.shardings)
         with train_batches(config, seed=0, start_step=0) as host:
             self.batch = next(device_batches(host, self.setup.mesh, ahead=0))
+        self.state = self.create()
+        self.timed_step()  # the first one warms up
 
-    def bare(self) -> float:
-        """Images/s of the step alone, on one batch that is already on the device."""
-        state, _ = self.step(self.create(), self.batch)
-        jax.block_until_ready(state)
+    def timed_step(self) -> float:
+        """Images/s of one step alone, on a batch that is already on the device."""
         start = time.perf_counter()
-        for _ in range(self.setup.derived["steps"]["duration"]):
-            state, _ = self.step(state, self.batch)
-        jax.block_until_ready(state)
-        return self.images / (time.perf_counter() - start)
+        self.state, _ = self.step(self.state, self.batch)
+        jax.block_until_ready(self.state)
+        return self.setup.config.batch_size / (time.perf_counter() - start)
 
     def loop(self) -> float:
         """Images/s of the training loop with its data, metrics and progress, as its own report has them."""
@@ -112,7 +110,7 @@ def main() -> None:
     parser.add_argument("--image_size", type=int, default=224)
     parser.add_argument("--compute", default="float32")
     parser.add_argument("--policy", default="", help="RandAugment policy of the data, e.g. 'randaug(2,10)'")
-    parser.add_argument("--steps", type=int, default=8, help="steps a measurement")
+    parser.add_argument("--steps", type=int, default=8, help="steps in each round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--data", default="", help="a source, e.g. folder:PATH")
     args = parser.parse_args()
@@ -120,25 +118,30 @@ def main() -> None:
         config = make_config(args, args.data or make_pictures(pathlib.Path(folder)))
         ours = Runner(config)
         peer = Runner(config, PeerViT.like(ours.setup.task.model))
-        rows = []
+        steps, peers, loops = [], [], []
         for number in range(args.rounds):
-            rows.append((ours.bare(), ours.loop(), peer.bare()))
-            print(
-                f"round {number + 1}: step {rows[-1][0]:.3g}, loop {rows[-1][1]:.3g}, peer {rows[-1][2]:.3g} images/s",
-                flush=True,
-            )
+            pairs = [(ours.timed_step(), peer.timed_step()) for _ in range(args.steps)]
+            steps.append([pair[0] for pair in pairs])
+            peers.append([pair[1] for pair in pairs])
+            loops.append(ours.loop())
+            own, other = map(statistics.median, (steps[-1], peers[-1]))
+            print(f"round {number + 1}: step {own:.3g}, peer {other:.3g}, loop {loops[-1]:.3g} images/s", flush=True)
+    step = statistics.median(rate for row in steps for rate in row)
+    peer_step = statistics.median(rate for row in peers for rate in row)
+    to_peer = statistics.median(
+        a / b for ours, others in zip(steps, peers, strict=True) for a, b in zip(ours, others, strict=True)
+    )
+    to_step = statistics.median(rate / statistics.median(row) for rate, row in zip(loops, steps, strict=True))
     device = jax.devices()[0].device_kind
     print(
         f"\n{args.model}, {args.image_size} pixels, batch {args.batch}, {args.compute}, {len(jax.devices())} x {device}"
     )
-    for name, column in (("bare step", 0), ("whole loop", 1), ("peer's step", 2)):
-        print(f"{name:<12} {statistics.median(row[column] for row in rows):8.4g} images/s")
+    for name, rate in (("bare step", step), ("peer's step", peer_step), ("whole loop", statistics.median(loops))):
+        print(f"{name:<12} {rate:8.4g} images/s")
     flops = ours.setup.flops / args.batch
-    print(
-        f"the step does {flops / 1e9:.1f} GFLOP an image: {flops * statistics.median(row[0] for row in rows) / 1e12:.3f} TFLOP/s"
-    )
-    print(f"loop / step  {statistics.median(row[1] / row[0] for row in rows):.3f}")
-    print(f"step / peer  {statistics.median(row[0] / row[2] for row in rows):.3f}")
+    print(f"the step does {flops / 1e9:.1f} GFLOP an image: {flops * step / 1e12:.3f} TFLOP/s")
+    print(f"loop / step  {to_step:.3f}")
+    print(f"step / peer  {to_peer:.3f}")
 
 
 if __name__ == "__main__":
