@@ -1,6 +1,7 @@
 """A small ViT on CIFAR-10, from `tfds:cifar10` (default) or folders: `:PATH` with PATH/train/CLASS/* and PATH/test/CLASS/*.
 
 Recipe: our own, after DeiT's: patch 4 on 32 pixels (64 tokens), RandAugment, mixup, cutmix, drop path 0.1.
+Hardware: meant for one GPU; 2 CPU cores did 60 images/s. The final accuracy has not been measured yet.
 Prepare the TFDS set with `tfds build cifar10 --file_format=array_record`.
 """
 
