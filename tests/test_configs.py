@@ -10,13 +10,21 @@ from vision_jax.command_line import load_config
 from vision_jax.training.loop import train
 
 CONFIGS = sorted(pathlib.Path(__file__).parents[1].glob("configs/*.py"))
-ARGUMENTS = {"vit_b16_augreg": ["i1k", "i21k"], "vit_b16_deit3": ["pretrain", "finetune"], "vit_cifar10": [""]}
+ARGUMENTS = {
+    "vit_b16_augreg": ["i1k", "i21k"],
+    "vit_b16_deit3": ["pretrain", "finetune"],
+    "vit_cifar10": [""],
+    "swin_base_finetune_384": ["in22k", "in1k"],
+    "swinv2_tiny_256": ["w8", "w16"],
+}
 SPECS = [f"{path}:{arg}".removesuffix(":") for path in CONFIGS for arg in ARGUMENTS.get(path.stem, [""])]
 SHRUNKEN = {"width": 32, "depth": 2, "num_heads": 2, "mlp_dim": 48}
 
 
 def shrink(config):
     fields = dict(SHRUNKEN)
+    if "swin" in config.model.name:
+        fields = {"width": 16, "depths": (2, 1), "num_heads": (2, 2)}
     if config.model.get("representation_size"):
         fields["representation_size"] = 32
     if "r50" in config.model.name:

@@ -90,6 +90,11 @@ def test_evaluation_alone_gives_the_run_s_last_metrics(straight):
     assert f"eval/top1 {best:.5g}" in out
 
 
+def test_evaluation_needs_no_training_data(straight):
+    out, _ = finish(start(straight, "--mode=eval", "--config.data.train=folder:no/such/folder"))
+    assert "eval/examples 360" in out
+
+
 def test_a_finished_run_stays_as_it_is(straight):
     before = metrics(straight)
     out, _ = train(straight)
@@ -159,5 +164,7 @@ def test_start_from_another_run_at_another_resolution(straight, tmp_path):
         "--config.duration=1 steps",
         "--config.schedule.warmup=0 steps",
     ]
-    out, _ = train(tmp_path, *extra)
+    misfit = start(tmp_path, "--config=configs/vit_digits.py", *SMALL, *extra, "--config.model.mlp_dim=32")
+    assert "mlp/fc1" in finish(misfit, status=2)[1]
+    out, _ = train(tmp_path, *extra)  # in the same work folder: nothing of the failure stayed
     assert "resized: pos_embed" in out and "dropped" not in out

@@ -100,7 +100,7 @@ class Runner:
         with jax.set_mesh(self.setup.mesh):
             state = jax.block_until_ready(self.create())
             run(self.setup, self.step, state, {}, NoCheckpoints(), reporter, Profiler(pathlib.Path()), stop)
-        return reporter.summary({})["images_per_second"]
+        return reporter.summary()["images_per_second"]
 
 
 def main() -> None:

@@ -11,7 +11,8 @@ import vision_jax.models
 from vision_jax.errors import ConfigError
 
 # Parameters with a head of 1,000 classes: vision_transformer's models_test.py; the ResNets as timm's resnet26 and
-# resnet50_gn, which have the same convolutions and a scale and bias for each normalised channel.
+# resnet50_gn, which have the same convolutions and a scale and bias for each normalised channel; Swin as in the README of
+# microsoft/Swin-Transformer and in timm 1.0.31. V2's do not depend on the window.
 PARAMETERS = {
     "vit_ti16": 5_717_416,
     "vit_s32": 22_878_952,
@@ -29,6 +30,25 @@ PARAMETERS = {
     "vit_r50_l32": 328_994_856,
     "resnet26": 15_995_176,
     "resnet50": 25_557_032,
+    "swin_t": 28_288_354,
+    "swin_s": 49_606_258,
+    "swin_b": 87_768_224,
+    "swin_l": 196_532_476,
+    "swin_b_w12": 87_903_584,
+    "swin_l_w12": 196_735_516,
+    "swinv2_t": 28_347_154,
+    "swinv2_s": 49_728_418,
+    "swinv2_b": 87_918_816,
+    "swinv2_l": 196_739_932,
+    "swinv2_t_w16": 28_347_154,
+    "swinv2_s_w16": 49_728_418,
+    "swinv2_b_w16": 87_918_816,
+    "swinv2_b_w12": 87_918_816,
+    "swinv2_l_w12": 196_739_932,
+    "swinv2_b_w12to16": 87_918_816,
+    "swinv2_l_w12to16": 196_739_932,
+    "swinv2_b_w12to24": 87_918_816,
+    "swinv2_l_w12to24": 196_739_932,
 }
 
 

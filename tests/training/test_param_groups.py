@@ -1,10 +1,11 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from flax.traverse_util import unflatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vision_jax.config import base_config
 from vision_jax.errors import ConfigError
+from vision_jax.models import Swin
 from vision_jax.training.param_groups import layers_above, param_groups
 
 BLOCK = {"norm1/scale": (8,), "attn/query/kernel": (8, 8), "attn/query/bias": (8,), "mlp/fc1/kernel": (8, 32)}
@@ -82,6 +83,36 @@ def test_hierarchical_models_number_blocks_through():
     assert {path: 13 - above for path, above in layers_above(shapes).items()} == expected
     scanned = layers_above({"stages_0/blocks/norm/scale": (2, 8), "stages_1/blocks/norm/scale": (3, 8)})
     assert scanned == {"stages_0/blocks/norm/scale": (5, 4), "stages_1/blocks/norm/scale": (3, 2, 1)}
+
+
+@pytest.mark.parametrize(("version", "scan"), [(1, False), (2, True)])
+def test_swin_s_own_tree(version, scan):
+    """SimMIM's ids; decay as the official code: neither tables of biases nor V2's scales and MLP of offsets."""
+    depths = (2, 3)
+    model = Swin(5, 4, 8, depths, (1, 2), 3, version=version, scan=scan)
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
+    paths = {"/".join(path): leaf.shape for path, leaf in flatten_dict(params).items()}
+    for path, above in layers_above(paths).items():
+        stage = int(path[len("stages_")]) if path.startswith("stages_") else None
+        first = 0 if stage is None else sum(depths[:stage])
+        if path.startswith("patch_"):
+            expected = 0
+        elif stage is None:
+            expected = 6
+        elif "/downsample/" in path:
+            expected = first + depths[stage]
+        elif scan:
+            expected = tuple(first + 1 + i for i in range(depths[stage]))
+        else:
+            expected = first + 1 + int(path.split("blocks_")[1][0])
+        assert (tuple(6 - n for n in above) if isinstance(above, tuple) else 6 - above) == expected, path
+    config = base_config()
+    config.optimizer.decay = r"(?!.*cpb_mlp).*/kernel"
+    decays = {group.path for group in param_groups(config, params) if group.decays}
+    shapes = {path: shape[1:] if "/blocks/" in path else shape for path, shape in paths.items()}
+    skipped = ("relative_position_bias_table", "cpb_mlp", "logit_scale")
+    official = {path for path, shape in shapes.items() if len(shape) > 1 and not any(name in path for name in skipped)}
+    assert decays == official and len(decays) > 5
 
 
 def test_hybrid_backbone_stands_before_the_blocks():

@@ -101,7 +101,7 @@ def test_other_processes_are_silent(tmp_path, capsys):
     reporter.write(1, {"loss": 1.0})
     reporter.progress(100, 1.0)
     reporter.note("stopped")
-    assert reporter.summary({})["loss"] == 1.0
+    assert reporter.summary()["loss"] == 1.0
     reporter.close()
     assert not any(tmp_path.iterdir())
     assert (stream.getvalue(), *capsys.readouterr()) == ("", "", "")
@@ -147,7 +147,7 @@ def test_live_progress_line_is_rewritten_and_fits(monkeypatch, capsys):
     clock.now += 1
     reporter.progress(3, 1.0)
     reporter.note("saved")
-    reporter.summary({})
+    reporter.summary()
     reporter.close()
     first, second = "step 1/1,000  loss 12345", "step 3/1,000  loss 1.00"
     assert stream.getvalue() == "\r" + first[:23] + "\r" + second + "\nsaved\n"
@@ -170,8 +170,8 @@ def test_summary_holds_everything_and_prints_a_table(tmp_path, capsys):
     clock.work(spans, 30, "data")
     clock.work(spans, 90, "step")
     clock.work(spans, 3)
-    reporter.write(100, {"train/loss": 1.5, "train/broken": 6, "train/grad_norm": math.nan})
-    returned = reporter.summary({"eval/top5": 0.75})
+    reporter.write(100, {"train/loss": 1.5, "train/broken": 6, "train/grad_norm": math.nan, "eval/top5": 0.75})
+    returned = reporter.summary()
     reporter.close()
 
     summary = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
@@ -236,7 +236,7 @@ def test_neither_tensorflow_nor_torch_is_needed(tmp_path):
         "import pathlib, sys; sys.modules |= dict.fromkeys(['tensorflow', 'torch', 'tensorboard'])\n"
         "from vision_jax.training.reporting import Reporter\n"
         f"r = Reporter(pathlib.Path({str(tmp_path)!r}), total_steps=1, batch_size=1, tensorboard=True)\n"
-        "r.write(1, {'loss': 1.0}); r.summary({}); r.close()"
+        "r.write(1, {'loss': 1.0}); r.summary(); r.close()"
     )
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
     assert list((tmp_path / "tensorboard").glob("events*"))

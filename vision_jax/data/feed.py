@@ -6,13 +6,15 @@ from collections.abc import Iterator
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from vision_jax.ops.sharding import BATCH_AXES
+
 
 def device_batches(host_batches: Iterator[dict], mesh: Mesh, ahead: int = 2) -> Iterator[dict]:
     """Global arrays over the mesh's batch axes from each process's share; `ahead` transfers are under way at a time.
 
     Only what the device uses is sent: "name" and "id" stay on the host.
     """
-    sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
     queue: collections.deque = collections.deque()
 
     def put(batch: dict) -> dict:

@@ -1,6 +1,7 @@
 """The parts of a transformer that all families share: attention, MLP, block, stack, patch embedding and pooling head."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -43,6 +44,11 @@ def head_initializer(value: str | float):
     return known[choose("head_init", value, known)]
 
 
+def symmetric_uniform(bound: float):
+    """The initializer of a uniform distribution over [-bound, bound]."""
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
 def drop_path(x, rate, rng):
     """Stochastic depth (Huang et al., 2016): each sample of the branch x [B, ...] is dropped with probability `rate`."""
     keep = 1.0 - rate
@@ -55,10 +61,11 @@ class LayerNorm(nn.Module):
 
     eps: float = 1e-6
     dtype: Any = jnp.float32
+    scale_init: Callable = nn.initializers.ones
 
     @nn.compact
     def __call__(self, x):
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        scale = self.param("scale", self.scale_init, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
         return layer_norm(x.astype(self.dtype), scale, bias, self.eps)
 
@@ -125,14 +132,16 @@ class Mlp(nn.Module):
     act: str = "gelu_tanh"
     dropout_rate: float = 0.0
     dtype: Any = jnp.float32
+    kernel_init: Callable = nn.initializers.xavier_uniform()
+    bias_init: Callable = nn.initializers.normal(1e-6)
 
     @nn.compact
     def __call__(self, x, train: bool = False):
         dense = functools.partial(
             nn.Dense,
             dtype=self.dtype,
-            kernel_init=nn.initializers.xavier_uniform(),
-            bias_init=nn.initializers.normal(1e-6),
+            kernel_init=self.kernel_init,
+            bias_init=self.bias_init,
             dot_general=dense_product,
         )
         width = x.shape[-1]
@@ -231,14 +240,19 @@ class PatchEmbed(nn.Module):
     width: int
     use_bias: bool = True
     dtype: Any = jnp.float32
+    like_torch: bool = False  # initialised as torch's convolution: uniform, to 1 / sqrt(fan_in), the bias too
 
     @nn.compact
     def __call__(self, images):
         shape = (*self.patch_size, images.shape[-1], self.width)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        bound = math.prod(shape[:-1]) ** -0.5
+        kernel_init, bias_init = nn.initializers.lecun_normal(), nn.initializers.zeros
+        if self.like_torch:
+            kernel_init = bias_init = symmetric_uniform(bound)
+        kernel = self.param("kernel", kernel_init, shape)
         x = embed_patches(images.astype(self.dtype), kernel.astype(self.dtype))
         if self.use_bias:
-            x = x + self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype)
+            x = x + self.param("bias", bias_init, (self.width,)).astype(self.dtype)
         return x
 
 

@@ -9,7 +9,11 @@ from typing import Any
 from vision_jax.config import nearest
 from vision_jax.errors import ConfigError
 
-FAMILIES = {"vit": "vision_jax.models.vit:ViT", "resnet": "vision_jax.models.resnet:ResNet"}
+FAMILIES = {
+    "vit": "vision_jax.models.vit:ViT",
+    "resnet": "vision_jax.models.resnet:ResNet",
+    "swin": "vision_jax.models.swin:Swin",
+}
 
 # ViT paper, table 1; Ti and S are DeiT's (Touvron et al., 2021).
 _VIT = {
@@ -21,8 +25,27 @@ _VIT = {
 }
 
 
+# Swin's and Swin V2's paper and configs (microsoft/Swin-Transformer): V1 and V2 differ in the window alone.
+_SWIN = {
+    "t": {"width": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)},
+    "s": {"width": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24)},
+    "b": {"width": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32)},
+    "l": {"width": 192, "depths": (2, 2, 18, 2), "num_heads": (6, 12, 24, 48)},
+}
+
+
 def _vit(size: str, patch_size: int, stem: tuple[int, ...] | None = None) -> tuple[str, dict]:
     return "vit", {"patch_size": patch_size, **_VIT[size], **({} if stem is None else {"stem": stem})}
+
+
+def _swin(size: str, window: int = 7) -> tuple[str, dict]:
+    return "swin", {**_SWIN[size], "window": window}
+
+
+def _swinv2(size: str, window: int = 8, pretrained: int | None = None) -> tuple[str, dict]:
+    # V2 learned its offsets at 192 pixels with window 12, which shrank to 6 in the last stage.
+    windows = None if pretrained is None else (pretrained, pretrained, pretrained, pretrained // 2)
+    return "swin", {**_SWIN[size], "window": window, "version": 2, "pretrained_window": windows}
 
 
 MODELS = {
@@ -43,6 +66,27 @@ MODELS = {
     "vit_r50_l32": _vit("l", 1, stem=(3, 4, 6, 3)),
     "resnet26": ("resnet", {"blocks": (2, 2, 2, 2)}),
     "resnet50": ("resnet", {"blocks": (3, 4, 6, 3)}),
+    # Window 7 is made for images of 224 pixels, window 12 for 384.
+    "swin_t": _swin("t"),
+    "swin_s": _swin("s"),
+    "swin_b": _swin("b"),
+    "swin_l": _swin("l"),
+    "swin_b_w12": _swin("b", 12),
+    "swin_l_w12": _swin("l", 12),
+    # Windows 8 and 16 are made for 256 pixels, 12 for 192, 24 for 384; "12to" were pre-trained with window 12.
+    "swinv2_t": _swinv2("t"),
+    "swinv2_s": _swinv2("s"),
+    "swinv2_b": _swinv2("b"),
+    "swinv2_l": _swinv2("l"),
+    "swinv2_t_w16": _swinv2("t", 16),
+    "swinv2_s_w16": _swinv2("s", 16),
+    "swinv2_b_w16": _swinv2("b", 16),
+    "swinv2_b_w12": _swinv2("b", 12),
+    "swinv2_l_w12": _swinv2("l", 12),
+    "swinv2_b_w12to16": _swinv2("b", 16, 12),
+    "swinv2_l_w12to16": _swinv2("l", 16, 12),
+    "swinv2_b_w12to24": _swinv2("b", 24, 12),
+    "swinv2_l_w12to24": _swinv2("l", 24, 12),
 }
 
 

@@ -13,39 +13,39 @@ from vision_jax.ops.platform import on_cpu
 IMPLEMENTATIONS = ("xla",)
 
 
-def attention(q, k, v, *, bias=None, mask=None, dropout_rate: float = 0.0, dropout_rng=None, impl: str = "xla"):
-    """softmax(q kᵀ / √d + bias) v: [B, N, H, d] from q [B, N, H, d] and k, v [B, M, H, d], in the dtype of v.
+def attention(
+    q, k, v, *, bias=None, mask=None, scale=None, dropout_rate: float = 0.0, dropout_rng=None, impl: str = "xla"
+):
+    """softmax(scale q kᵀ + bias) v: [..., N, H, d] from q [..., N, H, d] and k, v [..., M, H, d], in the dtype of v.
 
-    bias: floats broadcastable to [B, H, N, M], added to the scaled logits. mask: booleans broadcastable to the same,
-    False where a key must not be seen; a query that sees no key attends to all alike. dropout_rate: share of attention
-    weights dropped, where `dropout_rng` is given. Raises ConfigError for an unknown `impl`.
+    The leading axes are those of a batch, or of a batch and its windows. bias: floats broadcastable to [..., H, N, M],
+    added to the scaled logits. mask: booleans broadcastable to the same, False where a key must not be seen; a query
+    that sees no key attends to all alike. scale: 1 / √d by default. dropout_rate: share of attention weights dropped,
+    where `dropout_rng` is given. Raises ConfigError for an unknown `impl`.
     """
     if impl not in IMPLEMENTATIONS:
         raise ConfigError(f"unknown attention_impl {impl!r}{nearest(str(impl), IMPLEMENTATIONS)}")
     drop = functools.partial(_dropout, rng=dropout_rng if dropout_rate > 0.0 else None, rate=dropout_rate)
+    q = q * (1.0 / math.sqrt(q.shape[-1]) if scale is None else scale)
     return (heads_in_front if on_cpu() else heads_in_place)(q, k, v, bias, mask, drop)
 
 
 def heads_in_place(q, k, v, bias, mask, drop):
     """What compiles best for TPUs: no explicit transposition, weights normalised before the product with v."""
-    weights = jnp.einsum("bqhd,bkhd->bhqk", _scaled(q), k, preferred_element_type=jnp.float32)
+    weights = jnp.einsum("...qhd,...khd->...hqk", q, k, preferred_element_type=jnp.float32)
     weights = drop(jax.nn.softmax(_biased(weights, bias, mask)))
-    return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(v.dtype), v)
+    return jnp.einsum("...hqk,...khd->...qhd", weights.astype(v.dtype), v)
 
 
 def heads_in_front(q, k, v, bias, mask, drop):
     """What runs fastest on CPUs: batched products of contiguous matrices, normalised after the smaller one with v."""
-    q, k, v = (x.swapaxes(1, 2) for x in (_scaled(q), k, v))
-    logits = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
+    q, k, v = (x.swapaxes(-3, -2) for x in (q, k, v))
+    logits = jnp.einsum("...qd,...kd->...qk", q, k, preferred_element_type=jnp.float32)
     logits = _biased(logits, bias, mask)
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
     total = weights.sum(-1, keepdims=True)
-    out = jnp.einsum("bhqk,bhkd->bhqd", drop(weights).astype(v.dtype), v, preferred_element_type=jnp.float32)
-    return (out / total).astype(v.dtype).swapaxes(1, 2)
-
-
-def _scaled(q):
-    return q * (1.0 / math.sqrt(q.shape[-1]))
+    out = jnp.einsum("...qk,...kd->...qd", drop(weights).astype(v.dtype), v, preferred_element_type=jnp.float32)
+    return (out / total).astype(v.dtype).swapaxes(-3, -2)
 
 
 def _biased(logits, bias, mask):

@@ -13,15 +13,18 @@ class Classification:
     """The task of `config.model` on labelled images.
 
     Batches hold "image" uint8[B, H, W, 3], "label" int32[B] and "mask" bool[B]. The model's number of classes is the
-    source's unless the config gives another, which may be larger.
+    source's unless the config gives another, which may be larger; it is written into the config, so that a saved one
+    describes the model without the data.
     """
 
     def __init__(self, config, source):
-        fields = {"num_classes": source.num_classes, **config.model}
-        if fields["num_classes"] < source.num_classes:
+        if "num_classes" not in config.model:
+            config.model.num_classes = source.num_classes
+        if config.model.num_classes < source.num_classes:
             raise ConfigError(
-                f"config.model.num_classes={fields['num_classes']} is fewer than the {source.num_classes} classes of {config.data.train!r}"
+                f"config.model.num_classes={config.model.num_classes} is fewer than the {source.num_classes} classes of the data"
             )
+        fields = dict(config.model)
         self.model = create_model(fields.pop("name"), dtype=jnp.dtype(config.precision.compute), **fields)
         self.config = config
 

@@ -10,6 +10,7 @@ from vision_jax.command_line import read_run_config
 from vision_jax.errors import ConfigError
 from vision_jax.models.stacking import stack_blocks, unstack_blocks
 from vision_jax.training.checkpoints import load_variables, locate
+from vision_jax.training.param_groups import is_stacked
 
 HEAD = "head/"
 
@@ -47,10 +48,10 @@ def merge(
     loaded: dict, source_size, model, image_size, fresh: dict, what: str = "the source"
 ) -> tuple[dict, InitReport]:
     """`init_from` for parameters at hand: host arrays `loaded` of a model that took images of `source_size`."""
-    loaded = stack_blocks(loaded) if "blocks" in fresh else unstack_blocks(loaded)
+    wanted = flatten_dict(fresh, sep="/")
+    loaded = stack_blocks(loaded) if any(map(is_stacked, wanted)) else unstack_blocks(loaded)
     before = flatten_dict(loaded, sep="/")
     after = flatten_dict(model.resize_params(loaded, _pair(source_size), _pair(image_size)), sep="/")
-    wanted = flatten_dict(fresh, sep="/")
     result: dict[str, Any] = {}
     report = InitReport([], [], [], [])
     for name, value in wanted.items():

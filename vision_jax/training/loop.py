@@ -10,18 +10,20 @@ import jax
 
 from vision_jax.command_line import read_run_config
 from vision_jax.config import differences, nearest, to_dict
+from vision_jax.data import open_source
 from vision_jax.data.feed import device_batches
 from vision_jax.data.pipeline import train_batches
 from vision_jax.errors import ConfigError
 from vision_jax.evaluation import make_evaluators
+from vision_jax.tasks import make_task
 from vision_jax.training.checkpoints import Checkpoints, check_structure, load_variables, locate
 from vision_jax.training.group_table import format_groups
 from vision_jax.training.initialization import init_from
 from vision_jax.training.param_groups import param_groups
-from vision_jax.training.partitioning import batch_sharding, path_name, replicated
+from vision_jax.training.partitioning import batch_sharding, make_mesh, path_name, replicated
 from vision_jax.training.profiling import Profiler
 from vision_jax.training.reporting import Reporter
-from vision_jax.training.setup import Setup, prepare
+from vision_jax.training.setup import Setup, configure_jax, init_variables, prepare
 from vision_jax.training.state import TrainState
 from vision_jax.training.step import train_step
 from vision_jax.training.throughput import Spans, peak_flops
@@ -39,11 +41,12 @@ def train(config, workdir: pathlib.Path) -> dict:
         check_best(config, evaluators)
         if config.init_from:
             locate(config.init_from)
-        open_workdir(setup, workdir)
+        check_workdir(config, workdir)
     print(describe(setup), flush=True)
     with jax.set_mesh(setup.mesh), contextlib.closing(make_checkpoints(config, workdir)) as checkpoints:
         with spans("init"):
             state = checkpoints.restore(setup.abstract_state) or initial_state(setup)
+            save_config(setup, workdir)
         start, total = int(state.step), setup.derived["steps"]["duration"]
         summary = workdir / "summary.json"
         if start == total and summary.exists():
@@ -65,7 +68,7 @@ def train(config, workdir: pathlib.Path) -> dict:
         profiler = Profiler(workdir / "profile", *config.log.profile)
         with contextlib.closing(reporter), contextlib.closing(profiler), StopSignal() as stop:
             run(setup, step_fn, state, evaluators, checkpoints, reporter, profiler, stop)
-            return reporter.summary({})
+            return reporter.summary()
 
 
 def run(
@@ -135,13 +138,15 @@ def evaluate(config, workdir: pathlib.Path, checkpoint: str = "last") -> dict[st
     folder = (
         locate(workdir, checkpoint) if checkpoint in ("last", "best") or checkpoint.isdigit() else locate(checkpoint)
     )
-    setup = prepare(config)
-    with jax.set_mesh(setup.mesh):
-        variables = load_variables(folder, replicated(setup.mesh))
+    configure_jax(config)
+    mesh = make_mesh(config)
+    task = make_task(config, open_source(config.data.eval, tfds_dir=config.data.tfds_dir))
+    with jax.set_mesh(mesh):
+        variables = load_variables(folder, replicated(mesh))
         saved = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
-        check_structure(str(folder), saved, setup.abstract_state.variables)
+        check_structure(str(folder), saved, jax.eval_shape(lambda: init_variables(config, task)))
         metrics: dict[str, float] = {}
-        for evaluator in make_evaluators(setup.task, config, setup.mesh).values():
+        for evaluator in make_evaluators(task, config, mesh).values():
             metrics |= {f"eval/{name}": value for name, value in evaluator.run(variables).items()}
     print(f"{folder}: " + ", ".join(f"{name} {value:.5g}" for name, value in metrics.items()))
     return metrics
@@ -203,20 +208,24 @@ def check_best(config, evaluators: dict) -> None:
         )
 
 
-def open_workdir(setup: Setup, workdir: pathlib.Path) -> None:
-    """Makes the work folder and saves the config; raises ConfigError where it holds another experiment's run."""
-    config, path = setup.config, workdir / "config.json"
-    if path.is_file() and (changed := differences(read_run_config(workdir), config)):
+def check_workdir(config, workdir: pathlib.Path) -> None:
+    """Makes the work folder; raises ConfigError where it cannot be written or holds another experiment's run."""
+    if (workdir / "config.json").is_file() and (changed := differences(read_run_config(workdir), config)):
         raise ConfigError(
             f"{workdir} holds a run with another config ({'; '.join(changed[:3])}): take another --workdir,"
             " or start from this run's parameters with --config.init_from"
         )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if jax.process_index() == 0:
-            path.write_text(json.dumps(to_dict(config) | {"derived": setup.derived}, indent=2) + "\n")
     except OSError as error:
         raise ConfigError(f"cannot write the work folder {workdir}: {error.strerror}") from error
+
+
+def save_config(setup: Setup, workdir: pathlib.Path) -> None:
+    """Writes config.json, once the run can start: what failed before leaves the work folder free for another try."""
+    if jax.process_index() == 0:
+        text = json.dumps(to_dict(setup.config) | {"derived": setup.derived}, indent=2) + "\n"
+        (workdir / "config.json").write_text(text)
 
 
 def make_checkpoints(config, workdir: pathlib.Path) -> Checkpoints:

@@ -16,7 +16,7 @@ from vision_jax.training.partitioning import path_name
 _BLOCK = re.compile(r"(?P<tower>(?:[^/]+/)*?)(?:stages_(?P<stage>\d+)/)?blocks(?:_(?P<block>\d+))?/.*")
 _STAGE = re.compile(r"stages_(\d+)/")
 _STEM = re.compile(
-    r"(cls(_token)?|class_embed(ding)?|pos(itional)?_embed(ding)?|patch_embed(ding)?|token_embed(ding)?|embedding"
+    r"(cls(_token)?|class_embed(ding)?|pos(itional)?_embed(ding)?|patch_embed(ding)?|patch_norm|token_embed(ding)?|embedding"
     r"|reg(ister)?s|reg(ister)?_tokens?|mask_token|norm_pre|ln_pre|pre_norm|stem|backbone)(/.*)?"
 )
 

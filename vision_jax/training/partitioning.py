@@ -15,9 +15,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vision_jax.config import nearest
 from vision_jax.errors import ConfigError
+from vision_jax.ops.sharding import BATCH_AXES
 
 AXES = ("data", "fsdp", "tensor")
-BATCH = PartitionSpec(("data", "fsdp"))
 
 # Megatron's split (Shoeybi et al., 2019): heads and MLP width over the tensor axis, so that each block needs one
 # reduction after the attention and one after the MLP. Axes are those of the unstacked parameter.
@@ -60,7 +60,7 @@ def make_mesh(config, devices=None) -> Mesh:
 
 def check_batch(config, mesh: Mesh) -> None:
     """Raises ConfigError unless every micro-batch splits evenly over the mesh's batch axes."""
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     micro = config.optimizer.accumulate
     if micro < 1 or config.batch_size < 1 or config.batch_size % (ways * micro):
         raise ConfigError(
@@ -70,7 +70,7 @@ def check_batch(config, mesh: Mesh) -> None:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, BATCH)
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -104,17 +104,16 @@ class Reporter:
             self._line.end()
             print(text, file=self._line.stream, flush=True)
 
-    def summary(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """Writes summary.json, prints it as a table to stdout and returns it.
 
-        It holds the last value of every metric ever written, those of `metrics` on top; "step"; "examples_skipped"
-        (the metric "train/broken") and "examples_seen" (all others of the whole run); and of this process, which may be
-        a resumed one, "images_per_second", "data_share" and "mfu" while training, "wall_seconds" and "seconds" by span.
+        It holds the last value of every metric ever written; "step"; "examples_skipped" (the metric "train/broken") and
+        "examples_seen" (all others of the whole run); and of this process, which may be a resumed one,
+        "images_per_second", "data_share" and "mfu" while training, "wall_seconds" and "seconds" by span.
         """
         now = (self._step, self.spans.seconds())
-        final = self._latest | {name: _json_number(value) for name, value in metrics.items()}
-        skipped = int(final.get("train/broken") or 0)
-        final |= {
+        skipped = int(self._latest.get("train/broken") or 0)
+        final = self._latest | {
             "step": self._step,
             "examples_seen": self._step * self._batch - skipped,
             "examples_skipped": skipped,

@@ -57,15 +57,11 @@ def prepare(config, devices=None, task=None) -> Setup:
     task = task or make_task(config, source)
     schedule = make_schedule(config, total_steps=derived["steps"]["duration"], num_examples=derived["train_examples"])
 
-    def init_variables():
-        example = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape[1:]), leaf.dtype), abstract_batch(config))
-        return task.init(rng_stream(config.seed, "init"), example)
-
-    params = jax.eval_shape(init_variables)["params"]
+    params = jax.eval_shape(lambda: init_variables(config, task))["params"]
     optimizer = make_optimizer(config, params, schedule)
 
     def create() -> TrainState:
-        return create_state(init_variables(), optimizer, with_ema=config.optimizer.ema > 0)
+        return create_state(init_variables(config, task), optimizer, with_ema=config.optimizer.ema > 0)
 
     shapes = jax.eval_shape(create)
     placed = jax.tree.map(
@@ -79,6 +75,12 @@ def prepare(config, devices=None, task=None) -> Setup:
     key = jax.eval_shape(lambda: rng_stream(config.seed, "train"))
     flops = 3 * count_flops(lambda v, b, rng: task.loss(v, b, rng, train=True)[0], placed.variables, batch, key)
     return Setup(config, derived, task, mesh, optimizer, schedule, create, placed, batch, trains, flops)
+
+
+def init_variables(config, task) -> dict:
+    """The variables that training starts from, drawn with the config's seed."""
+    example = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape[1:]), leaf.dtype), abstract_batch(config))
+    return task.init(rng_stream(config.seed, "init"), example)
 
 
 def abstract_batch(config, sharding=None) -> dict:

@@ -1,0 +1,16 @@
+"""Swin-B from scratch on ImageNet-1k at 224 pixels.
+
+Recipe: swin_tiny.py's with drop path 0.5 (configs/swin/swin_base_patch4_window7_224.yaml of microsoft/Swin-Transformer;
+Liu et al., https://arxiv.org/abs/2103.14030).
+Hardware: the official command uses 16 GPUs of 32 GB, 64 images each; not run here. Expected top-1: 83.5 (published).
+"""
+
+import pathlib
+
+from vision_jax.command_line import load_config
+
+
+def get_config():
+    c = load_config(str(pathlib.Path(__file__).with_name("swin_tiny.py")))
+    c.model = dict(name="swin_b", drop_path_rate=0.5)
+    return c

@@ -1,0 +1,91 @@
+"""The scripts under experiments/: run at small sizes, their counts held against the papers' formulas."""
+
+import importlib.util
+import pathlib
+
+import chex
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vision_jax.models.swin import WindowAttention
+
+EXPERIMENTS = pathlib.Path(__file__).parent.parent / "experiments"
+
+
+def load(path: str):
+    spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, EXPERIMENTS / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def complexity():
+    return load("swin/complexity/complexity.py")
+
+
+@pytest.fixture(scope="module")
+def counts(complexity):
+    """resolutions, and FLOPs of each program of the complexity experiment at each of them, with two layers."""
+    resolutions = (112, 224, 448, 512)  # 512 pixels: 32 x 32 tokens, padded to 35 x 35
+    models = complexity.make_models(2, jnp.float32)
+    del models["swin_t"]
+    compiled = [complexity.compile_all(models, side, jnp.dtype("float32")) for side in resolutions]
+    return resolutions, {name: [complexity.flops(one[name][0]) for one in compiled] for name in compiled[0]}
+
+
+def test_window_attention_is_linear_and_global_attention_quadratic(complexity, counts):
+    resolutions, costs = counts
+    for name, low, high in (("Swin, pairs", 0.95, 1.05), ("ViT, pairs", 1.9, 2.05), ("Swin, one stage", 0.95, 1.05)):
+        assert all(low < exponent < high for exponent in complexity.exponents(resolutions, costs[name])), name
+    fitted, first, last = complexity.exponents(resolutions, costs["ViT"])
+    assert 1.0 < first < fitted < last < 2.0
+
+
+def test_counts_are_those_of_the_paper(counts):
+    """Equations 1 and 2 of Swin's paper and an MLP, with two FLOPs a multiply-add; softmax, norms and so on come on top."""
+    resolutions, costs = counts
+    tokens, width = (np.array(resolutions) // 16) ** 2, 192
+    in_windows = np.array([49, 196, 784, 35**2])
+    pairs = {"ViT": 4 * tokens**2 * width, "Swin": 4 * 49 * in_windows * width}
+    patches = 2 * tokens * 768 * width
+    linear = 2 * (2 * 12 * tokens * width**2) + patches
+    padding = 2 * 2 * 4 * (in_windows - tokens) * width**2  # that Swin projects, too
+    for name, expected in (
+        ("ViT, pairs", pairs["ViT"]),
+        ("Swin, pairs", pairs["Swin"]),
+        ("ViT", linear + 2 * pairs["ViT"]),
+        ("Swin, one stage", linear + padding + 2 * pairs["Swin"]),
+    ):
+        ratio = np.array(costs[name]) / expected
+        assert (ratio > 1.0).all() and (ratio < 1.05).all(), (name, ratio)
+
+
+def test_pairs_are_those_of_the_models_layer(complexity):
+    """With projections that change nothing, a shifted layer of the model is what the experiment measures alone."""
+    x, table = (np.random.default_rng(0).standard_normal(shape, np.float32) for shape in ((1, 9, 9, 192), (13, 13, 3)))
+    layer = WindowAttention(num_heads=3, window=(7, 7), shifted=True)
+    identity = {"kernel": jnp.eye(192), "bias": jnp.zeros(192)}
+    params = {"relative_position_bias_table": table, **dict.fromkeys(("query", "key", "value", "out"), identity)}
+    heads = jnp.asarray(x).reshape(1, 9, 9, 3, 64)
+    pairs = complexity.window_attention(heads, heads, heads, jnp.asarray(table))
+    chex.assert_trees_all_close(layer.apply({"params": params}, x), pairs.reshape(x.shape), atol=1e-5)
+
+
+def test_complexity_writes_its_tables_and_figure(complexity, tmp_path, capsys, monkeypatch):
+    models = complexity.make_models(1, jnp.float32)
+    del models["swin_t"]  # twelve layers to compile
+    monkeypatch.setattr(complexity, "make_models", lambda depth, dtype: models)
+    complexity.main(["--resolutions", "112", "224", "--rounds", "1", "--out", str(tmp_path)])
+    report = (tmp_path / "results.md").read_text(encoding="utf-8")
+    assert report in capsys.readouterr().out
+    assert report.count("| GFLOPs | ") == 5 and report.count("| milliseconds | ") == 5
+    assert (tmp_path / "complexity.png").exists() == (importlib.util.find_spec("matplotlib") is not None)
+
+
+def test_complexity_refuses_sizes_that_it_cannot_fit(complexity, capsys):
+    for sizes in (["224"], ["224", "1024"], ["112", "224", "250"]):
+        with pytest.raises(SystemExit):
+            complexity.main(["--resolutions", *sizes])
+        assert "multiples of 16" in capsys.readouterr().err
