@@ -16,9 +16,13 @@ ARGUMENTS = {
     "vit_cifar10": [""],
     "swin_base_finetune_384": ["in22k", "in1k"],
     "swinv2_tiny_256": ["w8", "w16"],
+    "mae_vitb": ["1600"],
+    "mae_vitb_finetune": ["b", "h"],
+    "mae_vitb_linear_probe": ["h"],
 }
 SPECS = [f"{path}:{arg}".removesuffix(":") for path in CONFIGS for arg in ARGUMENTS.get(path.stem, [""])]
 SHRUNKEN = {"width": 32, "depth": 2, "num_heads": 2, "mlp_dim": 48}
+DECODER = {"decoder_width": 16, "decoder_depth": 1, "decoder_num_heads": 2, "decoder_mlp_dim": 24}
 
 
 def shrink(config):
@@ -29,8 +33,11 @@ def shrink(config):
         fields["representation_size"] = 32
     if "r50" in config.model.name:
         fields["stem"] = (1, 1, 1)
+    if config.task == "masked_autoencoding":
+        fields |= DECODER
     config.model = fields
-    config.data = dict(train="digits:train", eval="digits:test", image_size=32, workers=0)
+    size = 28 if "h14" in config.model.name else 32
+    config.data = dict(train="digits:train", eval="digits:test", image_size=size, workers=0)
     config.optimizer.accumulate = min(config.optimizer.accumulate, 2)
     config.batch_size = 16
     config.duration = "2 steps"
@@ -38,14 +45,20 @@ def shrink(config):
         config.schedule[key] = "1 steps" if config.schedule[key] != "0 steps" else "0 steps"
     config.mesh.data = -1
     config.log = dict(every="1 steps", compile_cache="")
-    config.evals.classification.batch_size = 180
+    config.evals.batch_size = 180
+    config.evals.reconstruction.examples = 16
+    config.evals.linear_probe = dict(l2=(0.1,), max_iter=3)
     return config
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: pathlib.Path(spec).name)
 def test_builds_and_steps(spec, tmp_path):
-    metrics = train(shrink(load_config(spec)), tmp_path)
-    assert metrics["eval/examples"] == 360
+    config = shrink(load_config(spec))
+    metrics = train(config, tmp_path)
+    if config.task == "classification":
+        assert metrics["eval/examples"] == 360
+    else:
+        assert np.isfinite(metrics["eval/psnr"])
     assert metrics["train/skipped"] == 0
     losses = [json.loads(line).get("train/loss") for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     losses = [loss for loss in losses if loss is not None]

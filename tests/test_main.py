@@ -30,6 +30,22 @@ SMALL = [
     "--config.evals.classification.every=20 steps",
     "--config.log.every=5 steps",
 ]
+PRETRAIN = [
+    "--config=configs/mae_digits.py",
+    "--config.data.image_size=16",
+    "--config.model.width=32",
+    "--config.model.depth=1",
+    "--config.model.mlp_dim=64",
+    "--config.model.decoder_depth=1",
+    "--config.batch_size=32",
+    "--config.duration=60 steps",
+    "--config.schedule.warmup=5 steps",
+    "--config.checkpoint.every=7 steps",
+    "--config.evals.reconstruction.every=30 steps",
+    "--config.evals.reconstruction.examples=32",
+    "--config.evals.knn.every=",
+    "--config.log.every=5 steps",
+]
 
 
 def start(workdir, *extra, devices=1):
@@ -130,6 +146,24 @@ def test_kill_at_random_moments_changes_nothing(straight, tmp_path, kills):
         assert process.returncode == -signal.SIGKILL, "the run ended before it was killed: make it longer"
     train(tmp_path, "--config.data.workers=2")
     assert_same_run(straight, tmp_path)
+
+
+def test_a_kill_changes_nothing_of_pre_training_either(tmp_path):
+    """Which patches are hidden belongs to the step, and so do the pictures."""
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    finish(start(straight, *PRETRAIN))
+    process = start(killed, *PRETRAIN, "--config.data.workers=1")
+    wait_for(killed / "metrics.jsonl", process, more_than=2)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "the run ended before it was killed: make it longer"
+    finish(start(killed, *PRETRAIN))
+    assert_same_run(straight, killed)
+    names = [f"reconstruction_{step:08d}.png" for step in (30, 60)]
+    for folder in (straight, killed):
+        assert sorted(path.name for path in (folder / "pictures").iterdir()) == names
+    for name in names:
+        assert (straight / "pictures" / name).read_bytes() == (killed / "pictures" / name).read_bytes()
 
 
 def metrics_lines(workdir):

@@ -5,6 +5,8 @@ import importlib
 _PUBLIC = {
     "list_models": "vision_jax.models.registry",
     "create_model": "vision_jax.models.registry",
+    "encode": "vision_jax.models.inference",
+    "reconstruct": "vision_jax.models.inference",
 }
 __all__ = sorted(_PUBLIC)
 

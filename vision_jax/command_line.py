@@ -1,14 +1,39 @@
-"""Config files, `--config.KEY=VALUE` overrides and the configs of finished runs."""
+"""What the commands share: config files, `--config.KEY=VALUE` overrides, configs of finished runs, one-line errors."""
 
+import argparse
 import ast
+import functools
 import importlib.util
 import inspect
 import json
 import pathlib
+import sys
 import typing
+from collections.abc import Callable
 
 from vision_jax.config import Section, from_dict, nearest
 from vision_jax.errors import ConfigError
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises ConfigError instead of printing the usage."""
+
+    def error(self, message: str):
+        raise ConfigError(message)
+
+
+def report_errors(command: Callable[[], None]) -> Callable[[], None]:
+    """`command`, whose ConfigError becomes one line on stderr and exit status 2."""
+
+    @functools.wraps(command)
+    def reporting() -> None:
+        try:
+            command()
+        except ConfigError as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            sys.exit(2)
+
+    return reporting
 
 
 def load_config(spec: str) -> Section:

@@ -51,7 +51,7 @@ SOURCE = "'digits:train', 'folder:PATH', 'tfds:NAME:SPLIT', or a list of (source
 
 # fmt: off
 SCHEMA = {
-    "task": Key("classification", str, "what the model is trained to do", ("classification",)),
+    "task": Key("classification", str, "what the model is trained to do", ("classification", "masked_autoencoding")),
     "model": Open(
         {"name": Key("vit_s16", str, "a name from vision_jax.list_models()")},
         "the model's name and any of its fields to override",
@@ -152,9 +152,28 @@ SCHEMA = {
         "verify": Key(True, bool, "compare checksums of every array on restore"),
     },
     "evals": {
+        "batch_size": Key(0, int, "examples a batch of every evaluation; 0: the training batch size"),
         "classification": {
             "every": Key("5 epochs", Duration, "how often, besides at the end; empty: never"),
-            "batch_size": Key(0, int, "examples a batch; 0: the training batch size"),
+        },
+        "knn": {
+            "every": Key("", Duration, "how often, besides at the end; empty: never"),
+            "train": Key("", str | list, "source of the neighbours, each example of it once; empty: data.train"),
+            "k": Key(20, int, "nearest neighbours that vote"),
+            "temperature": Key(0.07, float, "a vote weighs exp(cosine similarity / temperature)"),
+        },
+        "reconstruction": {
+            "every": Key("", Duration, "how often, besides at the end; empty: never"),
+            "examples": Key(256, int, "first examples of data.eval that are reconstructed"),
+            "pictures": Key(8, int, "how many of them are shown: image, visible part, prediction, both together"),
+        },
+        "linear_probe": {
+            "every": Key("", Duration, "how often, besides at the end; empty: never"),
+            "train": Key("", str | list, "source that the probe is fitted to, each example of it once; empty: data.train"),
+            "l2": Key((1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5, 1e-6), tuple, "regularisers of mean cross-entropy + l2 / 2 |kernel|^2, of which a held-out fifth of the source chooses"),
+            "max_iter": Key(1000, int, "iterations of L-BFGS at most"),
+            "shots": Key((), tuple, "numbers of examples a class for probes of few examples besides"),
+            "shots_l2": Key(0.01, float, "regulariser of these"),
         },
     },
     "log": {

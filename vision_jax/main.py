@@ -13,15 +13,8 @@ import argparse
 import pathlib
 import sys
 
-from vision_jax.command_line import load_config, parse_overrides, read_run_config
+from vision_jax.command_line import Parser, load_config, parse_overrides, read_run_config, report_errors
 from vision_jax.errors import ConfigError
-
-
-class Parser(argparse.ArgumentParser):
-    """Raises ConfigError instead of printing the usage."""
-
-    def error(self, message: str):
-        raise ConfigError(message)
 
 
 def parse(argv: list[str]):
@@ -64,12 +57,9 @@ def run(argv: list[str]) -> None:
         loop.evaluate(config, workdir, args.checkpoint)
 
 
+@report_errors
 def main() -> None:
-    try:
-        run(sys.argv[1:])
-    except ConfigError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+    run(sys.argv[1:])
 
 
 if __name__ == "__main__":

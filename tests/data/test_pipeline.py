@@ -263,10 +263,11 @@ def test_too_little_shared_memory_is_an_error_in_words(config, monkeypatch):
 
 
 SCRIPT = """
-import multiprocessing, time
+import multiprocessing, signal, time
 from vision_jax.config import base_config
 from vision_jax.data import pipeline
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background inherits to ignore it
     config = base_config()
     config.batch_size = 8
     config.data = {"image_size": 16, "workers": 2}

@@ -32,7 +32,7 @@ class Brightness:
 def test_every_example_counts_once_on_any_mesh(batch_size):
     c = base_config()
     c.data.image_size, c.data.eval_resize = 8, "squash"
-    c.evals.classification.batch_size = batch_size
+    c.evals.batch_size = batch_size
     c.batch_size = 64
     evaluator = make_evaluators(Brightness(), c, make_mesh(c))["classification"]
     metrics = evaluator.run({})

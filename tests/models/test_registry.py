@@ -30,6 +30,10 @@ PARAMETERS = {
     "vit_r50_l32": 328_994_856,
     "resnet26": 15_995_176,
     "resnet50": 25_557_032,
+    # MAE's published sizes without its two tables of fixed positions, 197 or 257 rows of width + 512.
+    "mae_vit_b16": 111_907_840 - 197 * (768 + 512),
+    "mae_vit_l16": 329_541_888 - 197 * (1024 + 512),
+    "mae_vit_h14": 657_074_508 - 257 * (1280 + 512),
     "swin_t": 28_288_354,
     "swin_s": 49_606_258,
     "swin_b": 87_768_224,
@@ -55,7 +59,8 @@ PARAMETERS = {
 @pytest.mark.parametrize("name", vj.list_models())
 def test_every_registered_model_has_exactly_these_parameters(name):
     images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-    params = jax.eval_shape(vj.create_model(name).init, jax.random.key(0), images)["params"]
+    rngs = {"params": jax.random.key(0), "masking": jax.random.key(1)}
+    params = jax.eval_shape(vj.create_model(name).init, rngs, images)["params"]
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == PARAMETERS[name]
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
 

@@ -93,7 +93,8 @@ def check(model, size, pretrained=None):
     exact = jax.tree.map(lambda leaf: leaf.astype(np.float64), (params, x))
     fields = (model.num_heads, model.window, model.shifted, model.window_rule, model.version, pretrained)
     expected = attend_in_cells(*exact, *fields)
-    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+    atol = 1e-5 if model.version == 1 else 3e-5  # cosines in float32, times scales of up to 100
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=atol)
 
 
 @st.composite

@@ -109,6 +109,36 @@ def test_bfloat16_logits_are_upcast_first(loss):
     chex.assert_trees_all_equal(loss(half, jnp.asarray(DENSE)), loss(half.astype(jnp.float32), jnp.asarray(DENSE)))
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 4), st.integers(1, 5))
+def test_masked_mse_against_loops(seed, patches, pixels):
+    rng = np.random.default_rng(seed)
+    prediction, target = rng.normal(size=(2, 3, patches, pixels)).astype(np.float32)
+    mask = rng.integers(0, 2, (3, patches)).astype(np.float32)
+    values = losses.masked_mse(prediction, target, mask)
+    for b in range(3):
+        errors = []
+        for patch in range(patches):
+            if mask[b, patch]:
+                pairs = zip(prediction[b, patch], target[b, patch], strict=True)
+                errors.append(sum((float(p) - float(t)) ** 2 for p, t in pairs) / pixels)
+        expected = sum(errors) / len(errors) if errors else 0.0
+        np.testing.assert_allclose(values[b], expected, rtol=1e-5)
+
+
+def test_masked_mse_ignores_visible_patches_and_is_computed_in_float32():
+    prediction, target = RNG.normal(size=(2, 2, 4, 300)) * 100
+    mask = np.array([[0, 1, 1, 0], [0, 0, 0, 0]])
+    half = [jnp.asarray(x, jnp.bfloat16) for x in (prediction, target)]
+    values, gradient = jax.value_and_grad(lambda p: losses.masked_mse(p, half[1], mask).sum())(half[0])
+    exact = ((np.float64(half[0]) - np.float64(half[1])) ** 2).mean(-1)
+    np.testing.assert_allclose(values, exact[0, 1:3].mean(), rtol=1e-5)
+    assert values.dtype == jnp.float32
+    chex.assert_tree_all_finite(gradient)
+    assert np.asarray(gradient, np.float32)[mask == 1].all()
+    assert not np.asarray(gradient, np.float32)[mask == 0].any()
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 8), st.integers(1, 10))
 def test_topk_correct_against_a_stable_sort(seed, num_classes, k):

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from vision_jax.errors import ConfigError
-from vision_jax.ops.patches import embed_patches, grid_of, patchify
+from vision_jax.ops.patches import embed_patches, grid_of, patch_statistics, patchify, unpatchify
 
 
 def draw(shape, seed=0):
@@ -18,6 +18,33 @@ def test_patches_come_row_by_row_with_channels_last():
         for column in range(3):
             cut = images[:, row * 3 : row * 3 + 3, column * 4 : column * 4 + 4]
             np.testing.assert_array_equal(patches[:, row * 3 + column], cut.reshape(2, -1))
+
+
+@pytest.mark.parametrize(("size", "patch"), [((6, 12), (3, 4)), ((8, 4), (2, 4)), ((5, 7), (1, 7))])
+def test_patches_become_the_image_again(size, patch):
+    images = draw((2, *size, 3))
+    grid = grid_of(size, patch)
+    patches = patchify(images, patch)
+    np.testing.assert_array_equal(unpatchify(patches, grid, patch), images)
+    one_channel = draw((2, *size, 1))
+    np.testing.assert_array_equal(unpatchify(patchify(one_channel, patch), grid, patch), one_channel)
+
+
+def test_statistics_are_of_each_patch_with_the_unbiased_variance():
+    patches = 3 * draw((2, 5, 12)) + 1
+    patches[0, 0] = 7  # without contrast
+    mean, std = patch_statistics(patches)
+    np.testing.assert_allclose(mean, patches.mean(-1, keepdims=True), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(std, np.sqrt(patches.var(-1, ddof=1, keepdims=True) + 1e-6), rtol=1e-5)
+    np.testing.assert_allclose(std[0, 0], 1e-3, rtol=1e-5)
+    half = patch_statistics(patches.astype(jax.numpy.bfloat16))
+    assert {x.dtype for x in half} == {np.dtype("float32")}
+
+
+def test_a_patch_of_one_number_has_no_variance():
+    mean, std = patch_statistics(draw((2, 5, 1)))
+    np.testing.assert_array_equal(mean, draw((2, 5, 1)))
+    np.testing.assert_allclose(std, np.full((2, 5, 1), 1e-3), rtol=1e-5)
 
 
 def test_embedding_is_a_convolution_with_its_gradients():

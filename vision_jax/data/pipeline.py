@@ -112,7 +112,7 @@ def eval_batches(source: Source, config, *, batch_size: int, process_index: int 
     import grain
 
     transform = images.eval_transform(config.data)
-    size = _share(batch_size, process_count, "evals.*.batch_size")
+    size = _share(batch_size, process_count, "evals.batch_size")
     _check_counts(config.data)
     padded = -(-len(source) // batch_size) * batch_size
     examples = grain.MapDataset.range(padded).map(_EvalExample(source, transform))

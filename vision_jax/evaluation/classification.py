@@ -5,9 +5,8 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vision_jax.data import open_source
-from vision_jax.data.feed import device_batches
-from vision_jax.data.pipeline import eval_batches
 from vision_jax.errors import ConfigError
+from vision_jax.evaluation.examples import every_example
 
 
 class ClassificationEvaluator:
@@ -22,9 +21,6 @@ class ClassificationEvaluator:
             raise ConfigError(
                 f"config.data.eval={config.data.eval!r} has {self.source.num_classes} classes, the model only {task.model.num_classes}"
             )
-        ways = mesh.shape["data"] * mesh.shape["fsdp"]
-        self.batch_size = config.evals.classification.batch_size or config.batch_size
-        self.batch_size = -(-min(self.batch_size, len(self.source)) // ways) * ways
         replicated = NamedSharding(mesh, PartitionSpec())
 
         def step(variables, batch):
@@ -36,14 +32,7 @@ class ClassificationEvaluator:
     def run(self, variables: dict) -> dict[str, float]:
         """`{"loss": ..., "top1": ..., "top5": ..., "examples": ...}`, each a mean over the source's examples."""
         sums = None
-        host = eval_batches(
-            self.source,
-            self.config,
-            batch_size=self.batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-        for batch in device_batches(host, self.mesh):
+        for batch in every_example(self.source, self.config, self.mesh):
             metrics = self.step(variables, batch)
             sums = metrics if sums is None else self.add(sums, metrics)
         sums = jax.device_get(sums)

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -36,17 +36,35 @@ def choose(field: str, value: str, known) -> str:
     return value
 
 
+class Initializers(NamedTuple):
+    """How a model's official code draws parameters before training."""
+
+    kernel: Callable = nn.initializers.xavier_uniform()
+    qkv: Callable = nn.initializers.xavier_uniform()
+    mlp_bias: Callable = nn.initializers.normal(1e-6)
+    patch_kernel: Callable = nn.initializers.lecun_normal()  # of shape (p * q * C, D)
+    torch_patch_bias: bool = False  # uniform within 1 / sqrt(fan_in), what torch gives a convolution that nobody resets
+    cls: Callable = nn.initializers.zeros
+
+
+_xavier, _zeros, _normal = nn.initializers.xavier_uniform(), nn.initializers.zeros, nn.initializers.normal(0.02)
+INITS = {
+    "google": Initializers(),  # vision_transformer
+    # Its q, k and v are one matrix (D, 3D), whose Xavier bound is smaller than that of three matrices (D, D).
+    "mae": Initializers(
+        _xavier, nn.initializers.variance_scaling(0.5, "fan_avg", "uniform"), _zeros, _xavier, True, _normal
+    ),
+    # timm's trunc_normal_ cuts at +-2, which is 100 standard deviations; the patches' convolution stays as torch makes it.
+    "swin": Initializers(_normal, _normal, _zeros, nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"), True),
+}
+
+
 def head_initializer(value: str | float):
     """The initializer of a head's kernel: "zeros", "lecun_normal" or the standard deviation of a normal distribution."""
     if not isinstance(value, str):
         return nn.initializers.normal(value)
     known = {"zeros": nn.initializers.zeros, "lecun_normal": nn.initializers.lecun_normal()}
     return known[choose("head_init", value, known)]
-
-
-def symmetric_uniform(bound: float):
-    """The initializer of a uniform distribution over [-bound, bound]."""
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 def drop_path(x, rate, rng):
@@ -85,6 +103,7 @@ class Attention(nn.Module):
     num_prefix: int = 0
     impl: str = "xla"
     dtype: Any = jnp.float32
+    weight_init: str = "google"
 
     @nn.compact
     def __call__(self, x, memory=None, mask=None, train: bool = False):
@@ -96,11 +115,13 @@ class Attention(nn.Module):
             nn.Dense,
             width,
             dtype=self.dtype,
-            kernel_init=nn.initializers.xavier_uniform(),
             dot_general=dense_product,
         )
+        init = INITS[self.weight_init]
         q, k, v = (
-            dense(use_bias=self.qkv_bias, name=name)(tokens).reshape(*tokens.shape[:2], self.num_heads, -1)
+            dense(use_bias=self.qkv_bias, kernel_init=init.qkv, name=name)(tokens).reshape(
+                *tokens.shape[:2], self.num_heads, -1
+            )
             for name, tokens in (("query", x), ("key", memory), ("value", memory))
         )
         out = attention(
@@ -113,7 +134,7 @@ class Attention(nn.Module):
             dropout_rng=self.make_rng("dropout") if train and self.dropout_rate > 0.0 else None,
             impl=self.impl,
         )
-        return dense(name="out")(out.reshape(x.shape))
+        return dense(kernel_init=init.kernel, name="out")(out.reshape(x.shape))
 
     def relative_bias(self, q):
         """float32[B, H, N, N] of the scaled products of queries with the embeddings of offsets; 0 at prefix tokens."""
@@ -132,16 +153,16 @@ class Mlp(nn.Module):
     act: str = "gelu_tanh"
     dropout_rate: float = 0.0
     dtype: Any = jnp.float32
-    kernel_init: Callable = nn.initializers.xavier_uniform()
-    bias_init: Callable = nn.initializers.normal(1e-6)
+    weight_init: str = "google"
 
     @nn.compact
     def __call__(self, x, train: bool = False):
+        init = INITS[self.weight_init]
         dense = functools.partial(
             nn.Dense,
             dtype=self.dtype,
-            kernel_init=self.kernel_init,
-            bias_init=self.bias_init,
+            kernel_init=init.kernel,
+            bias_init=init.mlp_bias,
             dot_general=dense_product,
         )
         width = x.shape[-1]
@@ -167,6 +188,7 @@ class Block(nn.Module):
     num_prefix: int = 0
     attention_impl: str = "xla"
     dtype: Any = jnp.float32
+    weight_init: str = "google"
     train: bool = False
 
     @nn.compact
@@ -187,12 +209,15 @@ class Block(nn.Module):
             self.num_prefix,
             self.attention_impl,
             self.dtype,
+            self.weight_init,
             name="attn",
         )(LayerNorm(self.norm_eps, self.dtype, name="norm1")(x), mask=mask, train=self.train)
         y = nn.Dropout(self.dropout_rate)(y, deterministic=not self.train)
         x = x + branch(y, "ls1")
         y = LayerNorm(self.norm_eps, self.dtype, name="norm2")(x)
-        y = Mlp(self.mlp_dim, self.act, self.dropout_rate, self.dtype, name="mlp")(y, train=self.train)
+        y = Mlp(self.mlp_dim, self.act, self.dropout_rate, self.dtype, self.weight_init, name="mlp")(
+            y, train=self.train
+        )
         return x + branch(y, "ls2")
 
 
@@ -240,19 +265,22 @@ class PatchEmbed(nn.Module):
     width: int
     use_bias: bool = True
     dtype: Any = jnp.float32
-    like_torch: bool = False  # initialised as torch's convolution: uniform, to 1 / sqrt(fan_in), the bias too
+    weight_init: str = "google"
 
     @nn.compact
     def __call__(self, images):
         shape = (*self.patch_size, images.shape[-1], self.width)
-        bound = math.prod(shape[:-1]) ** -0.5
-        kernel_init, bias_init = nn.initializers.lecun_normal(), nn.initializers.zeros
-        if self.like_torch:
-            kernel_init = bias_init = symmetric_uniform(bound)
-        kernel = self.param("kernel", kernel_init, shape)
+        init, fan_in = INITS[self.weight_init], math.prod(shape[:-1])
+
+        def draw_bias(key, shape):
+            if not init.torch_patch_bias:
+                return jnp.zeros(shape)
+            return jax.random.uniform(key, shape, minval=-(fan_in**-0.5), maxval=fan_in**-0.5)
+
+        kernel = self.param("kernel", lambda key: init.patch_kernel(key, (fan_in, self.width)).reshape(shape))
         x = embed_patches(images.astype(self.dtype), kernel.astype(self.dtype))
         if self.use_bias:
-            x = x + self.param("bias", bias_init, (self.width,)).astype(self.dtype)
+            x = x + self.param("bias", draw_bias, (self.width,)).astype(self.dtype)
         return x
 
 

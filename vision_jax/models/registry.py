@@ -13,6 +13,7 @@ FAMILIES = {
     "vit": "vision_jax.models.vit:ViT",
     "resnet": "vision_jax.models.resnet:ResNet",
     "swin": "vision_jax.models.swin:Swin",
+    "mae": "vision_jax.models.mae:MAE",
 }
 
 # ViT paper, table 1; Ti and S are DeiT's (Touvron et al., 2021).
@@ -36,6 +37,10 @@ _SWIN = {
 
 def _vit(size: str, patch_size: int, stem: tuple[int, ...] | None = None) -> tuple[str, dict]:
     return "vit", {"patch_size": patch_size, **_VIT[size], **({} if stem is None else {"stem": stem})}
+
+
+def _mae(size: str, patch_size: int) -> tuple[str, dict]:
+    return "mae", {"patch_size": patch_size, **_VIT[size]}
 
 
 def _swin(size: str, window: int = 7) -> tuple[str, dict]:
@@ -66,6 +71,9 @@ MODELS = {
     "vit_r50_l32": _vit("l", 1, stem=(3, 4, 6, 3)),
     "resnet26": ("resnet", {"blocks": (2, 2, 2, 2)}),
     "resnet50": ("resnet", {"blocks": (3, 4, 6, 3)}),
+    "mae_vit_b16": _mae("b", 16),
+    "mae_vit_l16": _mae("l", 16),
+    "mae_vit_h14": _mae("h", 14),
     # Window 7 is made for images of 224 pixels, window 12 for 384.
     "swin_t": _swin("t"),
     "swin_s": _swin("s"),

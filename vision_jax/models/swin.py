@@ -17,6 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from vision_jax.errors import ConfigError
 from vision_jax.models.layers import (
     ACTIVATIONS,
+    INITS,
     REMAT,
     LayerNorm,
     Mlp,
@@ -44,7 +45,7 @@ from vision_jax.ops.windows import (
 WINDOW_RULES = ("square", "axis")
 TABLE = "relative_position_bias_table"
 COSINE_SCALE_MAX = 100.0  # of V2's logits
-kernel_init = nn.initializers.normal(0.02)  # timm's trunc_normal_ cuts at +-2, which is 100 standard deviations
+kernel_init = INITS["swin"].kernel
 
 
 class WindowAttention(nn.Module):
@@ -153,7 +154,6 @@ class SwinBlock(nn.Module):
     def __call__(self, x, drop_path_rate=None):
         dtype, post_norm = self.attention["dtype"], self.attention["version"] == 2
         scale_init = nn.initializers.zeros if post_norm else nn.initializers.ones  # V2 starts as the identity
-        zeros = nn.initializers.zeros
 
         def residual(x, branch, norm):
             y = norm(branch(x)) if post_norm else branch(norm(x))
@@ -163,7 +163,7 @@ class SwinBlock(nn.Module):
             x = WindowAttention(**self.attention, shifted=self.shifted, name="attn")(x, train=self.train)
             return nn.Dropout(self.dropout_rate)(x, deterministic=not self.train)
 
-        mlp = Mlp(self.mlp_dim, self.act, self.dropout_rate, dtype, kernel_init, zeros, name="mlp")
+        mlp = Mlp(self.mlp_dim, self.act, self.dropout_rate, dtype, "swin", name="mlp")
         norm1, norm2 = (LayerNorm(self.norm_eps, dtype, scale_init, name=name) for name in ("norm1", "norm2"))
         x = residual(x, attend, norm1)
         return residual(x, functools.partial(mlp, train=self.train), norm2)
@@ -338,7 +338,7 @@ class Swin(nn.Module):
         )
 
     def setup(self):
-        self.patch_embed = PatchEmbed(_pair(self.patch_size), self.width, dtype=self.dtype, like_torch=True)
+        self.patch_embed = PatchEmbed(_pair(self.patch_size), self.width, dtype=self.dtype, weight_init="swin")
         self.patch_norm = LayerNorm(self.norm_eps, self.dtype)
         self.dropout = nn.Dropout(self.dropout_rate)
         norm = functools.partial(LayerNorm, self.norm_eps, self.dtype)

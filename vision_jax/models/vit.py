@@ -14,6 +14,7 @@ import numpy as np
 from vision_jax.errors import ConfigError
 from vision_jax.models.layers import (
     ACTIVATIONS,
+    INITS,
     REMAT,
     LayerNorm,
     MapHead,
@@ -30,13 +31,14 @@ from vision_jax.ops.resampling import resize_posemb
 from vision_jax.ops.sharding import pin_batch
 
 POOLS = ("token", "gap", "map", "none")
-POSEMBS = ("none", "learn_1d", "learn_2d", "sincos2d", "sincos2d_bv", "relative")
+POSEMBS = ("none", "learn_1d", "learn_2d", "sincos2d", "sincos2d_bv", "learn_sincos2d", "relative")
 
 
 class Positions(nn.Module):
     """Absolute positions float32[1, prefix + h * w, D] of a grid (h, w), or None; `prefix` is 1 with a place for cls.
 
-    Only "learn_1d" learns a place for cls; the other tables have zeros there, as MAE's has.
+    "learn_1d" learns a place for cls; the other tables have zeros there, as MAE's has. "learn_sincos2d" is MAE's table
+    as the first value of a learned one, as in MAE's fine-tuning.
     """
 
     kind: str
@@ -51,6 +53,8 @@ class Positions(nn.Module):
             return None
         if self.kind == "learn_1d":
             return self.param("pos_embed", normal, (1, self.prefix + rows * columns, self.width))
+        if self.kind == "learn_sincos2d":
+            return self.param("pos_embed", lambda _: jnp.asarray(sincos2d(grid, self.width, "mae", self.prefix)))
         if self.kind == "learn_2d":
             x = self.param("pos_embed_x", normal, (columns, self.width // 2))
             y = self.param("pos_embed_y", normal, (rows, self.width // 2))
@@ -89,7 +93,12 @@ class ViT(nn.Module):
     layer_scale_init: float | None = None
     act: str = "gelu_tanh"
     norm_eps: float = 1e-6
+    norm_pooled: bool = (
+        False  # `fc_norm`, a norm of the pooled features in place of that of all tokens, as MAE fine-tunes
+    )
+    head_batch_norm: bool = False  # standardise what enters the head over the batch, as MAE's linear probe does
     qkv_bias: bool = True
+    weight_init: str = "google"  # whose initial parameters: see INITS in models.layers
     head_init: str | float = "zeros"  # or "lecun_normal", or the standard deviation of a normal distribution
     head_bias_init: float = 0.0
     scan: bool = False  # one compiled block for all layers; parameters gain a layer axis (see models.stacking)
@@ -103,6 +112,7 @@ class ViT(nn.Module):
             ("posemb", POSEMBS),
             ("act", ACTIVATIONS),
             ("remat", REMAT),
+            ("weight_init", INITS),
             ("attention_impl", IMPLEMENTATIONS),
         ):
             choose(field, getattr(self, field), known)
@@ -113,7 +123,11 @@ class ViT(nn.Module):
             raise ConfigError(
                 "model field 'pool' is 'token' but cls_token is False; pool 'gap' or 'map' needs no cls token"
             )
-        if (self.posemb.startswith("sincos2d") and self.width % 4) or (self.posemb == "learn_2d" and self.width % 2):
+        if self.norm_pooled and self.pool == "none":
+            raise ConfigError(
+                "model field 'norm_pooled' asks for a norm of pooled features, which pool='none' does not have"
+            )
+        if ("sincos2d" in self.posemb and self.width % 4) or (self.posemb == "learn_2d" and self.width % 2):
             raise ConfigError(
                 f"model field 'width'={self.width} does not halve or quarter as posemb='{self.posemb}' needs"
             )
@@ -135,10 +149,10 @@ class ViT(nn.Module):
     def setup(self):
         if self.stem is not None:
             self.backbone = ResNetStem(self.stem, dtype=self.dtype)
-        self.patch_embed = PatchEmbed(self.patch, self.width, dtype=self.dtype)
+        self.patch_embed = PatchEmbed(self.patch, self.width, dtype=self.dtype, weight_init=self.weight_init)
         self.positions = Positions(self.posemb, self.width, int(self.has_cls and self.posemb_cls))
         if self.has_cls:
-            self.cls = self.param("cls_token", nn.initializers.zeros, (1, 1, self.width))
+            self.cls = self.param("cls_token", INITS[self.weight_init].cls, (1, 1, self.width))
         if self.num_registers:
             self.registers = self.param("registers", nn.initializers.normal(0.02), (1, self.num_registers, self.width))
         self.dropout = nn.Dropout(self.dropout_rate)
@@ -155,15 +169,21 @@ class ViT(nn.Module):
             "num_prefix": self.num_prefix,
             "attention_impl": self.attention_impl,
             "dtype": self.dtype,
+            "weight_init": self.weight_init,
         }
         self.transformer = Transformer(self.depth, block, self.drop_path_rate, self.scan, self.remat)
-        self.norm = LayerNorm(self.norm_eps, self.dtype)
+        if self.norm_pooled:
+            self.fc_norm = LayerNorm(self.norm_eps)
+        else:
+            self.norm = LayerNorm(self.norm_eps, self.dtype)
         if self.pool == "map":
             self.map_head = MapHead(
                 self.num_heads, self.mlp_dim, self.act, self.norm_eps, self.attention_impl, self.dtype
             )
         if self.representation_size:
             self.pre_logits = nn.Dense(self.representation_size)
+        if self.head_batch_norm:
+            self.head_norm = nn.BatchNorm(momentum=0.9, epsilon=1e-6, use_bias=False, use_scale=False)
         if self.num_classes:
             bias = nn.initializers.constant(self.head_bias_init)
             self.head = nn.Dense(self.num_classes, kernel_init=head_initializer(self.head_init), bias_init=bias)
@@ -175,7 +195,9 @@ class ViT(nn.Module):
         x = self.pool_tokens(self.encode(self.embed(images, train), train))
         if self.representation_size:
             x = jnp.tanh(self.pre_logits(x))
-        return self.head(x) if self.num_classes else x
+        if not self.num_classes:
+            return x
+        return self.head(self.head_norm(x, use_running_average=not train) if self.head_batch_norm else x)
 
     def embed_patches(self, images):
         """Patches [B, N, D] with positions but without dropout, and the position [1, 1, D] of cls where it has one."""
@@ -203,7 +225,8 @@ class ViT(nn.Module):
 
     def encode(self, tokens, train: bool = False):
         """All blocks and the final norm: [B, M, D] to [B, M, D], for any number of tokens."""
-        return self.norm(self.transformer(tokens, train=train))
+        x = self.transformer(tokens, train=train)
+        return x if self.norm_pooled else self.norm(x)
 
     def pool_tokens(self, tokens):
         """[B, prefix + N, D] to float32[B, D], or float32[B, prefix + N, D] with pool="none"."""
@@ -214,7 +237,8 @@ class ViT(nn.Module):
             x = self.map_head(x)
         elif self.pool == "gap":
             x = x[:, self.num_prefix :].mean(1, dtype=jnp.float32)
-        return x.astype(jnp.float32)
+        x = x.astype(jnp.float32)
+        return self.fc_norm(x) if self.norm_pooled else x
 
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of patches in an image of `size` (height, width) pixels."""

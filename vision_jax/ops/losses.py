@@ -56,6 +56,21 @@ def sigmoid_cross_entropy(
     return losses.sum(-1) if sum_classes else losses.mean(-1)
 
 
+def masked_mse(prediction: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean squared error over the masked patches alone (MAE, He et al., 2022).
+
+    Args:
+        prediction, target: float [B, N, P], P numbers for each patch.
+        mask: float [B, N], 1 for the patches that count. Every sample has as many, so that the mean of the result over
+            samples is MAE's mean over all masked patches.
+
+    Returns:
+        float32 [B]; 0 where no patch counts.
+    """
+    errors = jnp.square(prediction.astype(jnp.float32) - target.astype(jnp.float32)).mean(-1)
+    return (errors * mask).sum(-1) / jnp.maximum(mask.sum(-1), 1.0)
+
+
 def topk_correct(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
     """Whether the label is among the k classes with the largest logits.
 

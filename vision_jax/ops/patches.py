@@ -21,6 +21,23 @@ def patchify(images, patch: tuple[int, int]):
     return x.swapaxes(2, 3).reshape(images.shape[0], rows * columns, -1)
 
 
+def unpatchify(patches, grid: tuple[int, int], patch: tuple[int, int]):
+    """[B, N, p * q * C] back to images [B, H, W, C]: the inverse of `patchify`."""
+    (rows, columns), (p, q) = grid, patch
+    x = patches.reshape(len(patches), rows, columns, p, q, -1).swapaxes(2, 3)
+    return x.reshape(len(patches), rows * p, columns * q, -1)
+
+
+def patch_statistics(patches, eps: float = 1e-6):
+    """Mean and standard deviation float32[B, N, 1] over the pixels of each patch [B, N, P], as MAE normalises targets.
+
+    The variance is unbiased (over P - 1) and `eps` is added to it (MAE's models_mae.py).
+    """
+    patches = patches.astype(jnp.float32)
+    variance = patches.var(-1, keepdims=True, ddof=min(1, patches.shape[-1] - 1))
+    return patches.mean(-1, keepdims=True), jnp.sqrt(variance + eps)
+
+
 def embed_patches(images, kernel):
     """[B, H, W, C] to [B, N, D]: a convolution with `kernel` [p, q, C, D] whose stride is the kernel's size."""
     flat = kernel.reshape(-1, kernel.shape[-1])

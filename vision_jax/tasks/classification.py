@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from vision_jax.errors import ConfigError
+from vision_jax.models.inference import encode
 from vision_jax.models.registry import create_model
 from vision_jax.ops.losses import one_hot_targets, sigmoid_cross_entropy, softmax_cross_entropy, topk_correct
 from vision_jax.tasks.mixing import mix, normalize, random_erasing
@@ -61,6 +62,10 @@ class Classification:
                 metrics[f"top{k}"] = (jnp.sum(topk_correct(logits, batch["label"], k) * valid), count)
         return total / jnp.maximum(count, 1), (updated, metrics)
 
+    def features(self, variables: dict, batch: dict) -> jax.Array:
+        """What the classifier's head sees, float32[B, D]."""
+        return encode(self.model, variables, self.images(batch))
+
     def augment(self, mix_rng, erase_rng, images, targets, mask):
         """Random erasing, then mixup or cutmix, as DeiT, Swin and MAE order them; whether targets may be mixtures."""
         a = self.config.data.augment
@@ -85,4 +90,4 @@ class Classification:
         return sigmoid_cross_entropy(logits, targets, threshold=loss.threshold, sum_classes=loss.sum_classes)
 
     def evaluators(self, config) -> dict[str, str]:
-        return {"classification": config.evals.classification.every}
+        return {name: config.evals[name].every for name in ("classification", "knn", "linear_probe")}

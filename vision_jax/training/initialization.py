@@ -65,7 +65,7 @@ def merge(
                 f"config.init_from: {what} holds '{name}' as {list(after[name].shape)}, the model needs {list(value.shape)}"
             )
         else:
-            result[name] = np.zeros(value.shape, value.dtype) if name.startswith(HEAD) else value
+            result[name] = np.zeros(value.shape, value.dtype) if name in after else value  # only a head comes here
             report.new.append(name)
             if name in after:
                 report.dropped.append(name)

@@ -14,7 +14,7 @@ from vision_jax.data import open_source
 from vision_jax.data.feed import device_batches
 from vision_jax.data.pipeline import train_batches
 from vision_jax.errors import ConfigError
-from vision_jax.evaluation import make_evaluators
+from vision_jax.evaluation import make_evaluators, measure
 from vision_jax.tasks import make_task
 from vision_jax.training.checkpoints import Checkpoints, check_structure, load_variables, locate
 from vision_jax.training.group_table import format_groups
@@ -22,7 +22,7 @@ from vision_jax.training.initialization import init_from
 from vision_jax.training.param_groups import param_groups
 from vision_jax.training.partitioning import batch_sharding, make_mesh, path_name, replicated
 from vision_jax.training.profiling import Profiler
-from vision_jax.training.reporting import Reporter
+from vision_jax.training.reporting import Reporter, is_picture
 from vision_jax.training.setup import Setup, configure_jax, init_variables, prepare
 from vision_jax.training.state import TrainState
 from vision_jax.training.step import train_step
@@ -115,12 +115,12 @@ def run(
             if to_run or due("checkpoint.every", step) or stop.requested:
                 report(*unread)  # now, since a run continued from the checkpoint does not repeat this step
                 unread = None
-            evaluated: dict[str, float] = {}
-            for evaluator in to_run.values():
+            evaluated = {}
+            if to_run:
                 with spans("eval"):
-                    evaluated |= {f"eval/{name}": value for name, value in evaluator.run(state.eval_variables).items()}
-            if evaluated:
-                reporter.write(step, evaluated)
+                    measured = measure(to_run, state.eval_variables)
+                reporter.write(step, measured)
+                evaluated = {name: value for name, value in measured.items() if not is_picture(value)}
             if due("checkpoint.every", step) or stop.requested or checkpoints.improves(evaluated):
                 with spans("checkpoint"):
                     checkpoints.save(step, state, evaluated)
@@ -145,9 +145,8 @@ def evaluate(config, workdir: pathlib.Path, checkpoint: str = "last") -> dict[st
         variables = load_variables(folder, replicated(mesh))
         saved = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
         check_structure(str(folder), saved, jax.eval_shape(lambda: init_variables(config, task)))
-        metrics: dict[str, float] = {}
-        for evaluator in make_evaluators(task, config, mesh).values():
-            metrics |= {f"eval/{name}": value for name, value in evaluator.run(variables).items()}
+        measured = measure(make_evaluators(task, config, mesh), variables)
+    metrics = {name: value for name, value in measured.items() if not is_picture(value)}
     print(f"{folder}: " + ", ".join(f"{name} {value:.5g}" for name, value in metrics.items()))
     return metrics
 

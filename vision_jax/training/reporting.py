@@ -1,5 +1,6 @@
 """What a run says: metrics.jsonl and TensorBoard, a live progress line, and summary.json with a table at the end."""
 
+import io
 import json
 import math
 import os
@@ -10,6 +11,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
+
+from PIL import Image
 
 from vision_jax.errors import ConfigError
 from vision_jax.training.throughput import Spans
@@ -66,7 +69,13 @@ class Reporter:
             self._events = _event_writer(self._workdir / "tensorboard", start_step) if tensorboard else None
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Appends one line; values are numbers, or arrays of one number, which are then waited for."""
+        """Appends one line; values are numbers, or arrays of one number, which are then waited for.
+
+        Pictures uint8[H, W, 3] among them go to `workdir`/pictures, named by metric and step, and to TensorBoard.
+        """
+        for name in [name for name, value in metrics.items() if is_picture(value)]:
+            self._picture(step, name, metrics[name])
+        metrics = {name: value for name, value in metrics.items() if not is_picture(value)}
         self._step = max(self._step, step)
         row = {"step": step} | {name: _json_number(value) for name, value in metrics.items()}
         self._latest |= row
@@ -76,6 +85,12 @@ class Reporter:
         if self._events is not None:
             for name, value in metrics.items():
                 self._events.add_scalar(name, float(value), step)
+
+    def _picture(self, step: int, name: str, picture) -> None:
+        if self._workdir is not None:
+            write_picture(self._workdir / "pictures" / f"{name.rpartition('/')[2]}_{step:08d}.png", picture)
+        if self._events is not None:
+            self._events.add_image(name, picture, step, dataformats="HWC")
 
     def progress(self, step: int, loss: Any) -> None:
         """Shows step, loss, images/s, MFU, share of the time spent waiting for data and time left: rewritten in place on
@@ -192,6 +207,18 @@ def truncate_jsonl(path: pathlib.Path, step: int) -> list[dict]:
             rows.append(row)
     write_atomically(path, b"".join(kept))
     return rows
+
+
+def is_picture(value: Any) -> bool:
+    return getattr(value, "ndim", 0) == 3
+
+
+def write_picture(path: pathlib.Path, picture) -> None:
+    """Writes uint8[H, W, 3] as a PNG, folders included."""
+    encoded = io.BytesIO()
+    Image.fromarray(picture).save(encoded, format="PNG")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, encoded.getvalue())
 
 
 def write_atomically(path: pathlib.Path, content: bytes) -> None:

@@ -1,0 +1,174 @@
+"""Logistic regression on frozen features, of all training examples or of a few a class."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from vision_jax.errors import ConfigError
+from vision_jax.evaluation.features import FeatureExtractor, in_chunks, labelled_source
+from vision_jax.ops.losses import one_hot_targets, softmax_cross_entropy, topk_correct
+from vision_jax.ops.sharding import BATCH_AXES
+
+HELD_OUT = 5  # one example in five chooses the regulariser
+SEED = 0  # of that choice and of the few shots: the same examples whatever the run's own seed
+TOLERANCE = 1e-6  # largest component of the gradient at which a fit ends
+SCRATCH = 2**26  # logits of a chunk of examples, over all devices
+
+
+class LinearProbeEvaluator:
+    """Top-1 on `config.data.eval` of a linear classifier fitted to frozen training features.
+
+    `probe_top1` with the regulariser `probe_l2`, which of `evals.linear_probe.l2` gives the best accuracy on a fifth of
+    the training examples (the lower loss where two do) when fitted to the others; then it is fitted to all, as in CLIP
+    (Radford et al., 2021, https://arxiv.org/abs/2103.00020, appendix A.3). `probe_{n}shot_top1` from n examples a class
+    (all of a class that has fewer), whose regulariser is `shots_l2`, since nothing can be held out.
+
+    Features are standardised with the mean and standard deviation of the examples that are fitted.
+    """
+
+    def __init__(self, task, config, mesh):
+        c = config.evals.linear_probe
+        self.config, self.mesh = config, mesh
+        self.train, source = labelled_source(config, "linear_probe")
+        self.num_classes = source.num_classes
+        check_settings(c, self.num_classes, len(source))
+        self.l2 = sorted(c.l2, reverse=True)  # each fit starts where the one before it, more strongly held back, ended
+        self.shots, self.shots_l2 = c.shots, c.shots_l2
+        self.metrics = ("probe_top1", "probe_l2", *(f"probe_{n}shot_top1" for n in self.shots))
+        self.extract = FeatureExtractor(task, config, mesh)
+        rows = NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
+        self.replicated = replicated = NamedSharding(mesh, PartitionSpec())
+        self.fit = jax.jit(
+            functools.partial(fit, max_iter=c.max_iter),
+            in_shardings=(replicated, rows, replicated),
+            out_shardings=replicated,
+        )
+        self.score = jax.jit(score, in_shardings=(replicated, rows), out_shardings=replicated)
+
+    def run(self, variables: dict) -> dict[str, float]:
+        train = self.extract(variables, self.train)
+        test = self.extract(variables, self.config.data.eval)
+        top1, l2 = self.sweep(*train, *test)
+        metrics = {"probe_top1": top1, "probe_l2": l2}
+        for n in self.shots:
+            drawn = draw_shots(train[1], n)
+            metrics[f"probe_{n}shot_top1"] = self.few_shots(*(part[drawn] for part in train), *test)
+        return metrics
+
+    def sweep(self, features, labels, test_features, test_labels) -> tuple[float, float]:
+        """(top-1 of the test examples, the regulariser chosen on the held-out part of the others)."""
+        mean, std = moments(features)
+        held_out = np.random.default_rng(SEED).permutation(len(labels)) % HELD_OUT == 0
+        data = self.place((features - mean) / std, labels)
+        part, rest = ((*data[:2], self.rows(mask.astype(np.float32))) for mask in (held_out, ~held_out))
+        params, fitted = self.zeros(features), {}
+        for l2 in self.l2:
+            params = self.fit(params, rest, l2)
+            loss, top1 = jax.device_get(self.score(params, part))
+            fitted[float(top1), -float(loss), l2] = params
+        best = max(fitted)
+        params = self.fit(fitted[best], data, best[-1])
+        return self.top1(params, (test_features - mean) / std, test_labels), best[-1]
+
+    def few_shots(self, features, labels, test_features, test_labels) -> float:
+        mean, std = moments(features)
+        params = self.fit(self.zeros(features), self.place((features - mean) / std, labels), self.shots_l2)
+        return self.top1(params, (test_features - mean) / std, test_labels)
+
+    def top1(self, params, features, labels) -> float:
+        return float(self.score(params, self.place(features, labels))[1])
+
+    def zeros(self, features) -> dict:
+        shapes = {"kernel": (features.shape[1], self.num_classes), "bias": (self.num_classes,)}
+        return {name: jnp.zeros(shape, device=self.replicated) for name, shape in shapes.items()}
+
+    def place(self, features, labels) -> tuple:
+        """Features [chunks, c, D], labels and weights [chunks, c] on the devices; padding has weight 0."""
+        return self.rows(features), self.rows(labels), self.rows(np.ones(len(labels), np.float32))
+
+    def rows(self, x: np.ndarray) -> jax.Array:
+        return in_chunks(x, SCRATCH // self.num_classes, self.mesh)
+
+
+def fit(params: dict, data: tuple, l2, max_iter: int = 1000, tolerance: float = TOLERANCE) -> dict:
+    """Multinomial logistic regression by L-BFGS from `params` on: argmin mean cross-entropy + l2 / 2 |kernel|^2.
+
+    That is scikit-learn's LogisticRegression with C = 1 / (l2 n); the bias is not regularised there either.
+
+    Args:
+        params: {"kernel": float32[D, K], "bias": float32[K]}.
+        data: features float32[chunks, c, D], labels int32[chunks, c], weights float32[chunks, c].
+        l2: float above 0.
+        max_iter: iterations at most.
+        tolerance: the largest component of the gradient at which to stop.
+    """
+
+    def objective(params):
+        return score(params, data)[0] + l2 / 2 * jnp.sum(params["kernel"] ** 2)
+
+    solver = optax.lbfgs()
+    value_and_grad = optax.value_and_grad_from_state(objective)
+
+    def improve(carry):
+        params, state, iteration, _ = carry
+        value, grad = value_and_grad(params, state=state)
+        updates, state = solver.update(grad, state, params, value=value, grad=grad, value_fn=objective)
+        params = optax.apply_updates(params, updates)
+        return params, state, iteration + 1, optax.tree.norm(optax.tree.get(state, "grad"), ord=jnp.inf)
+
+    def unfinished(carry):
+        *_, iteration, gradient = carry
+        return (iteration < max_iter) & (gradient > tolerance)  # a gradient that is not a number ends it, too
+
+    return jax.lax.while_loop(unfinished, improve, (params, solver.init(params), 0, jnp.inf))[0]
+
+
+def score(params: dict, data: tuple) -> tuple[jax.Array, jax.Array]:
+    """(cross-entropy, top-1), float32[] each: weighted means over `data` as `fit` takes it."""
+
+    @jax.checkpoint  # logits are computed again for the gradient: those of one chunk at a time are held
+    def add(sums, chunk):
+        features, labels, weights = chunk
+        logits = jnp.matmul(features, params["kernel"], precision="highest") + params["bias"]
+        losses = softmax_cross_entropy(logits, one_hot_targets(labels, logits.shape[-1]))
+        terms = jnp.stack([losses, topk_correct(logits, labels, 1), jnp.ones_like(losses)])
+        return sums + (terms * weights).sum(1), None
+
+    loss, top1, total = jax.lax.scan(add, jnp.zeros(3), data)[0]
+    return loss / total, top1 / total
+
+
+def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation float32[D] of [n, D]; 1 for a feature that is constant but for rounding."""
+    mean = features.mean(0, dtype=np.float64)
+    std = np.sqrt(np.square(features - mean.astype(np.float32)).mean(0, dtype=np.float64))
+    std = np.where(std > 1e-6 * np.abs(mean), std, 1.0)
+    return mean.astype(np.float32), std.astype(np.float32)
+
+
+def draw_shots(labels: np.ndarray, n: int) -> np.ndarray:
+    """Indices of `n` examples of every class, or all of a class that has fewer; more shots hold those of fewer."""
+    order = np.random.default_rng(SEED).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    starts = np.searchsorted(labels[order], labels[order])
+    return order[np.arange(len(order)) - starts < n]
+
+
+def check_settings(c, num_classes: int, num_examples: int) -> None:
+    for l2 in (*c.l2, c.shots_l2):
+        if isinstance(l2, bool) or not isinstance(l2, int | float) or not 0 < l2 < float("inf"):
+            raise ConfigError(f"config.evals.linear_probe.l2 and shots_l2 must be numbers above 0, got {l2!r}")
+    if not c.l2:
+        raise ConfigError("config.evals.linear_probe.l2 needs at least one number to choose from")
+    if c.max_iter < 1:
+        raise ConfigError(f"config.evals.linear_probe.max_iter must be at least 1, got {c.max_iter}")
+    for n in c.shots:
+        if type(n) is not int or not 1 <= n <= num_examples // num_classes:
+            raise ConfigError(
+                f"config.evals.linear_probe.shots must be numbers from 1 to {num_examples // num_classes}"
+                f" ({num_examples} examples of {num_classes} classes), got {n!r}"
+            )

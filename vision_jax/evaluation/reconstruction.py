@@ -1,0 +1,115 @@
+"""How well a masked autoencoder fills in what it cannot see: a number and a picture, on a fixed set of images."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from vision_jax.data import open_source
+from vision_jax.data.images import BrokenImage, decode, eval_transform
+from vision_jax.errors import ConfigError
+from vision_jax.evaluation.features import in_chunks
+from vision_jax.models.inference import reconstruct
+from vision_jax.ops.patches import grid_of, unpatchify
+
+GREY = 0.5
+TILE = 96  # pixels a side that a picture of the grid has at least
+
+
+class ReconstructionEvaluator:
+    """PSNR of the hidden pixels over the first `examples` readable images of `config.data.eval`, and a grid of a few.
+
+    Which patches are hidden is fixed, too, so that numbers and pictures of different steps compare.
+    """
+
+    metrics = ("psnr",)
+
+    def __init__(self, task, config, mesh):
+        section = config.evals.reconstruction
+        if section.examples < 1 or not 0 <= section.pictures <= section.examples:
+            raise ConfigError(
+                f"config.evals.reconstruction needs examples >= 1 and pictures from 0 to examples, got {section.examples} and {section.pictures}"
+            )
+        self.mesh, self.pictures = mesh, section.pictures
+        source = open_source(config.data.eval, tfds_dir=config.data.tfds_dir)
+        self.images = readable_images(source, eval_transform(config.data), section.examples)
+        self.noise = fixed_noise(task.model, self.images)
+        self.rows = config.evals.batch_size or config.batch_size
+        self.step = jax.jit(
+            lambda variables, images, noise: views(task, variables, images, noise),
+            out_shardings=NamedSharding(mesh, PartitionSpec()),
+        )
+
+    def run(self, variables: dict) -> dict:
+        """{"psnr": mean over the images, dB, "reconstruction": picture}: see `views` and `picture_grid`."""
+        images, noise = (in_chunks(x, self.rows, self.mesh) for x in (self.images, self.noise))
+        values, shown = [], []
+        for i in range(len(images)):
+            psnr, pictures = self.step(variables, images[i], noise[i])
+            values.append(np.asarray(psnr))
+            if sum(map(len, shown)) < self.pictures:
+                shown.append(np.asarray(pictures))
+        result: dict = {"psnr": float(np.concatenate(values)[: len(self.images)].mean())}
+        if self.pictures:
+            result["reconstruction"] = picture_grid(np.concatenate(shown)[: self.pictures])
+        return result
+
+
+def readable_images(source, transform, count: int) -> np.ndarray:
+    """uint8[n, H, W, 3] of the first `count` images of a source that can be read, fewer where it has no more.
+
+    Those that cannot are named on stderr. Raises ConfigError where none can.
+    """
+    images = []
+    for i in range(len(source)):
+        if len(images) == count:
+            break
+        name = f"example {i}"
+        try:
+            example = source[i]
+            name = example["name"]
+            images.append(transform(decode(example["image"])))
+        except (OSError, BrokenImage) as error:
+            print(f"skipping broken image {name}: {error}", file=sys.stderr)
+    if not images:
+        raise ConfigError("none of the images to reconstruct can be read")
+    return np.stack(images)
+
+
+def fixed_noise(model, images: np.ndarray, seed: int = 0) -> np.ndarray:
+    """float32[n, N]: noise that hides the same patches of the same image whenever it is asked for."""
+    rows, columns = grid_of(images.shape[1:3], patch_of(model))
+    return np.random.default_rng(seed).random((len(images), rows * columns), np.float32)
+
+
+def patch_of(model) -> tuple[int, int]:
+    return (model.patch_size,) * 2 if isinstance(model.patch_size, int) else model.patch_size
+
+
+def views(task, variables: dict, images, noise) -> tuple[jax.Array, jax.Array]:
+    """PSNR of each image's hidden pixels, float32[B], dB, and its pictures uint8[B, 4, H, W, 3].
+
+    These are the image, what the encoder sees (the rest grey), all patches as predicted, and the predicted ones among
+    the visible. images: uint8[B, H, W, 3].
+    """
+    data, patch = task.config.data, patch_of(task.model)
+    predicted, mask = reconstruct(task.model, variables, task.images({"image": images}), noise)
+    predicted = jnp.clip(predicted * jnp.asarray(data.std) + jnp.asarray(data.mean), 0.0, 1.0)
+    original = images.astype(jnp.float32) / 255.0
+    pixels = jnp.repeat(mask[..., None], patch[0] * patch[1], axis=-1)
+    hidden = unpatchify(pixels, grid_of(images.shape[1:3], patch), patch)  # [B, H, W, 1]
+    errors = (jnp.square(predicted - original) * hidden).sum((1, 2, 3)) / jnp.maximum(3 * hidden.sum((1, 2, 3)), 1)
+    visible, pasted = (jnp.where(hidden > 0, other, original) for other in (GREY, predicted))
+    pictures = jnp.stack([original, visible, predicted, pasted], axis=1)
+    return -10.0 * jnp.log10(jnp.maximum(errors, 1e-10)), jnp.round(pictures * 255.0).astype(jnp.uint8)
+
+
+def picture_grid(pictures: np.ndarray, gap: int = 4) -> np.ndarray:
+    """uint8[H, W, 3]: a row for each of pictures uint8[n, k, h, w, 3], enlarged by whole pixels to at least `TILE`."""
+    scale = max(1, -(-TILE // min(pictures.shape[2:4])))
+    tiles = pictures.repeat(scale, axis=2).repeat(scale, axis=3)
+    tiles = np.pad(tiles, [(0, 0), (0, 0), (0, gap), (0, gap), (0, 0)], constant_values=255)
+    rows = tiles.swapaxes(1, 2).reshape(len(tiles) * tiles.shape[2], -1, 3)
+    return np.pad(rows, [(gap, 0), (gap, 0), (0, 0)], constant_values=255)

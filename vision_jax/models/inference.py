@@ -1,0 +1,27 @@
+"""What users ask of a model and its variables, whatever its family."""
+
+import jax
+
+from vision_jax.errors import ConfigError
+from vision_jax.models.mae import MAE
+
+
+def encode(model, variables: dict, images) -> jax.Array:
+    """Features float32[B, D] of images float[B, H, W, C], already normalised: what a classifier's head would see.
+
+    Parameters of a head among the variables do no harm. `variables` of an MAE give its encoder's, nothing masked.
+    """
+    if isinstance(model, MAE):
+        return model.apply(variables, images, method=MAE.encode)
+    return model.clone(num_classes=0).apply(variables, images)
+
+
+def reconstruct(model, variables: dict, images, noise=None, seed: int = 0) -> tuple[jax.Array, jax.Array]:
+    """An MAE's (images float32[B, H, W, C] as predicted, mask float32[B, N], 1 where a patch was hidden).
+
+    images: float[B, H, W, C], already normalised, as the result. noise: float[B, N], by which patches are hidden; by
+    default it is drawn from `seed`. Raises ConfigError for a model that does not reconstruct.
+    """
+    if not isinstance(model, MAE):
+        raise ConfigError(f"{type(model).__name__} does not reconstruct images; a masked autoencoder (mae_vit_*) does")
+    return model.apply(variables, images, noise, rngs={"masking": jax.random.key(seed)}, method=MAE.reconstruct)

@@ -1,0 +1,90 @@
+"""Writes what a masked autoencoder makes of pictures: the picture, its visible part, the prediction, both together.
+
+    python -m vision_jax.visualize --workdir=runs/mae                        # of the first evaluation images
+    python -m vision_jax.visualize --workdir=runs/mae --images=cat.jpg,holidays --out=mine.png
+
+`--images` takes files and folders, separated by commas. Errors that a user can mend are one line on stderr and exit status 2.
+"""
+
+import argparse
+import pathlib
+
+from vision_jax.command_line import Parser, read_run_config, report_errors
+from vision_jax.errors import ConfigError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+class Pictures:
+    """The picture files that a user names, as a source without labels."""
+
+    def __init__(self, names: list[str]):
+        self.paths: list[pathlib.Path] = []
+        for path in (pathlib.Path(name).expanduser() for name in names):
+            if path.is_dir():
+                self.paths += sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+            elif path.is_file():
+                self.paths.append(path)
+            else:
+                raise ConfigError(f"--images: there is neither a file nor a folder '{path}'")
+        if not self.paths:
+            raise ConfigError(f"--images: no pictures ({', '.join(SUFFIXES)}) in {', '.join(names)}")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict:
+        return {"image": self.paths[index].read_bytes(), "name": str(self.paths[index])}
+
+
+def visualize(
+    workdir: pathlib.Path, checkpoint: str, names: list[str], count: int, seed: int, out: pathlib.Path
+) -> None:
+    """Reconstructs `count` pictures with the model of a run and writes the grid to `out`."""
+    import jax
+
+    from vision_jax.data import open_source
+    from vision_jax.data.images import eval_transform
+    from vision_jax.evaluation.reconstruction import fixed_noise, picture_grid, readable_images, views
+    from vision_jax.tasks import make_task
+    from vision_jax.training.checkpoints import load_variables, locate
+    from vision_jax.training.reporting import write_picture
+
+    config = read_run_config(workdir)
+    if config.task != "masked_autoencoding":
+        raise ConfigError(f"{workdir} holds a run of the task {config.task}; pictures are of masked_autoencoding")
+    variables = load_variables(locate(workdir, checkpoint))
+    source = Pictures(names) if names else open_source(config.data.eval, tfds_dir=config.data.tfds_dir)
+    task = make_task(config, source)
+    images = readable_images(source, eval_transform(config.data), count)
+    noise = fixed_noise(task.model, images, seed)
+    psnr, pictures = jax.device_get(jax.jit(lambda *args: views(task, *args))(variables, images, noise))
+    try:
+        write_picture(out, picture_grid(pictures))
+    except OSError as error:
+        raise ConfigError(f"--out: cannot write {out}: {error.strerror}") from error
+    print(f"{out}: {len(images)} pictures, PSNR of the hidden pixels {psnr.mean():.2f} dB")
+
+
+@report_errors
+def main() -> None:
+    parser = Parser("vision_jax.visualize", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--workdir", required=True, help="work folder of a masked autoencoding run")
+    parser.add_argument("--checkpoint", default="last", help="last, best or a step (default: last)")
+    parser.add_argument("--images", default="", help="files and folders of pictures, separated by commas")
+    parser.add_argument("--count", type=int, default=8, help="pictures at most (default: 8)")
+    parser.add_argument("--seed", type=int, default=0, help="which patches are hidden (default: 0)")
+    parser.add_argument("--out", default="", help="PNG to write (default: WORKDIR/pictures/visualize.png)")
+    args = parser.parse_args()
+    if args.count < 1:
+        raise ConfigError(f"--count must be at least 1, got {args.count}")
+    if args.seed < 0:
+        raise ConfigError(f"--seed must be at least 0, got {args.seed}")
+    workdir = pathlib.Path(args.workdir).expanduser()
+    out = pathlib.Path(args.out).expanduser() if args.out else workdir / "pictures" / "visualize.png"
+    names = [name for name in args.images.split(",") if name]
+    visualize(workdir, args.checkpoint, names, args.count, args.seed, out)
+
+
+if __name__ == "__main__":
+    main()
