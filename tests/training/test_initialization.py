@@ -53,3 +53,12 @@ def test_a_body_of_another_shape_is_an_error():
         merge(params, 8, model, 8, fresh)
     with pytest.raises(ConfigError, match="nothing"):
         merge({"other": np.zeros(3)}, 8, model, 8, fresh)
+
+
+def test_the_report_names_modules_rather_than_every_parameter():
+    _, params = vit((8, 8))
+    decoder = {f"blocks_{i}": {"kernel": np.zeros(3), "bias": np.zeros(3)} for i in range(4)}
+    model, fresh = vit((8, 8), num_classes=7)
+    _, report = merge(params | {"decoder": decoder}, 8, model, 8, fresh)
+    dropped = next(line for line in str(report).splitlines() if "dropped" in line)
+    assert dropped == "10 dropped: head/bias, head/kernel, decoder/*"

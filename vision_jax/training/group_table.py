@@ -3,7 +3,7 @@
 import re
 import textwrap
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping
 
 from vision_jax.training.param_groups import ParamGroup
 
@@ -21,19 +21,13 @@ def format_groups(groups: Iterable[ParamGroup]) -> str:
     for group in groups:
         rows[group.frozen, not group.decays, group.lr_scale].append(group)
     keys = sorted(rows, key=lambda key: (*key[:2], key[2] if isinstance(key[2], tuple) else (key[2],)))
-    owners = defaultdict(set)
-    for key, members in rows.items():
-        for group in members:
-            for pattern in _patterns(group.path):
-                owners[pattern].add(key)
-
+    paths = summarize_paths({key: [group.path for group in members] for key, members in rows.items()})
     table = [("decay", "lr scale", "parameters", "paths")]
     for key in keys:
         frozen, plain, scale = key
-        paths = _summary([group.path for group in rows[key]], {p for p, keys in owners.items() if len(keys) == 1})
         size = sum(group.size for group in rows[key])
         labels = ("-", "frozen") if frozen else ("no" if plain else "yes", _scale(scale))
-        table.append((*labels, f"{size:,}", paths))
+        table.append((*labels, f"{size:,}", paths[key]))
     widths = [max(len(row[column]) for row in table) for column in range(3)]
     lines = []
     for decay, scale, size, paths in table:
@@ -42,6 +36,17 @@ def format_groups(groups: Iterable[ParamGroup]) -> str:
     total = sum(group.size for members in rows.values() for group in members)
     trained = sum(group.size for members in rows.values() for group in members if not group.frozen)
     return "\n".join([*lines, f"{trained:,} of {total:,} parameters train"])
+
+
+def summarize_paths(sets: Mapping[Hashable, Iterable[str]]) -> dict[Hashable, str]:
+    """Each set of parameter paths by the coarsest patterns that stand for its paths and for none of another set."""
+    owners = defaultdict(set)
+    for key, paths in sets.items():
+        for path in paths:
+            for pattern in _patterns(path):
+                owners[pattern].add(key)
+    exclusive = {pattern for pattern, keys in owners.items() if len(keys) == 1}
+    return {key: _summary(list(paths), exclusive) for key, paths in sets.items()}
 
 
 def _wrapped(text: str, start: str) -> list[str]:
@@ -65,14 +70,14 @@ def _summary(paths: list[str], exclusive: set[str]) -> str:
     """The coarsest patterns that stand for these paths and no others, with runs of numbers merged."""
     stands_for = defaultdict(list)
     for path in paths:
-        stands_for[next(pattern for pattern in _patterns(path) if pattern in exclusive)].append(path)
+        stands_for[next((pattern for pattern in _patterns(path) if pattern in exclusive), path)].append(path)
     return ", ".join(_merge_numbers([p if len(paths) > 1 else paths[0] for p, paths in stands_for.items()]))
 
 
 def _merge_numbers(patterns: list[str]) -> list[str]:
     """'blocks_0/x' ... 'blocks_11/x' become 'blocks_{0..11}/x'; of several numbers the last merges first."""
     rows = [tuple(_NUMBER.split(pattern)) for pattern in patterns]  # texts at even places, numbers at odd ones
-    for place in range(max(map(len, rows)) - 2, 0, -2):
+    for place in range(max(map(len, rows), default=0) - 2, 0, -2):
         merged = defaultdict(list)
         for row in rows:
             merged[row[:place], row[place + 1 :]] += row[place : place + 1]

@@ -10,6 +10,7 @@ from vision_jax.command_line import read_run_config
 from vision_jax.errors import ConfigError
 from vision_jax.models.stacking import stack_blocks, unstack_blocks
 from vision_jax.training.checkpoints import load_variables, locate
+from vision_jax.training.group_table import summarize_paths
 from vision_jax.training.param_groups import is_stacked
 
 HEAD = "head/"
@@ -24,10 +25,11 @@ class InitReport(NamedTuple):
     new: list[str]
 
     def __str__(self) -> str:
+        paths = summarize_paths(self._asdict())
         lines = [f"{len(self.loaded)} parameters loaded as they are"]
         for name in ("resized", "dropped", "new"):
             if entries := getattr(self, name):
-                lines.append(f"{len(entries)} {'newly initialised' if name == 'new' else name}: {', '.join(entries)}")
+                lines.append(f"{len(entries)} {'newly initialised' if name == 'new' else name}: {paths[name]}")
         return "\n".join(lines)
 
 
