@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vision_jax.models.swin import WindowAttention
+from vision_jax.models.window_attention import WindowAttention
 
 EXPERIMENTS = pathlib.Path(__file__).parent.parent / "experiments"
 

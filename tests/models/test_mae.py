@@ -296,7 +296,7 @@ def test_reconstruction_hides_what_the_seed_says(params):
         ({"mask_ratio": -0.1}, ["'mask_ratio'", "-0.1"]),
         ({"mask_ratio": 0.9}, ["'mask_ratio'", "0.9", "4 patches"]),
         ({"width": 18, "num_heads": 4}, ["'width'", "num_heads=4", "18"]),
-        ({"width": 18}, ["'width'", "sincos2d", "18"]),
+        ({"width": 18}, ["'width'", "multiple of 4", "18"]),
         ({"act": "gelu_tan"}, ["'act'", "'gelu_tanh'"]),
         ({"remat": "dot"}, ["'remat'", "'dots'"]),
         ({"attention_impl": "flash"}, ["'attention_impl'", "'flash'", "xla"]),

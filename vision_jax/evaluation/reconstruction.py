@@ -12,7 +12,7 @@ from vision_jax.data.images import BrokenImage, decode, eval_transform
 from vision_jax.errors import ConfigError
 from vision_jax.evaluation.features import in_chunks
 from vision_jax.models.inference import reconstruct
-from vision_jax.ops.patches import grid_of, unpatchify
+from vision_jax.ops.patches import as_pair, grid_of, unpatchify
 
 GREY = 0.5
 TILE = 96  # pixels a side that a picture of the grid has at least
@@ -80,12 +80,8 @@ def readable_images(source, transform, count: int) -> np.ndarray:
 
 def fixed_noise(model, images: np.ndarray, seed: int = 0) -> np.ndarray:
     """float32[n, N]: noise that hides the same patches of the same image whenever it is asked for."""
-    rows, columns = grid_of(images.shape[1:3], patch_of(model))
+    rows, columns = grid_of(images.shape[1:3], as_pair(model.patch_size))
     return np.random.default_rng(seed).random((len(images), rows * columns), np.float32)
-
-
-def patch_of(model) -> tuple[int, int]:
-    return (model.patch_size,) * 2 if isinstance(model.patch_size, int) else model.patch_size
 
 
 def views(task, variables: dict, images, noise) -> tuple[jax.Array, jax.Array]:
@@ -94,7 +90,7 @@ def views(task, variables: dict, images, noise) -> tuple[jax.Array, jax.Array]:
     These are the image, what the encoder sees (the rest grey), all patches as predicted, and the predicted ones among
     the visible. images: uint8[B, H, W, 3].
     """
-    data, patch = task.config.data, patch_of(task.model)
+    data, patch = task.config.data, as_pair(task.model.patch_size)
     predicted, mask = reconstruct(task.model, variables, task.images({"image": images}), noise)
     predicted = jnp.clip(predicted * jnp.asarray(data.std) + jnp.asarray(data.mean), 0.0, 1.0)
     original = images.astype(jnp.float32) / 255.0

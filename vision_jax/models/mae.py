@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from vision_jax.errors import ConfigError
-from vision_jax.models.layers import INITS, LayerNorm, Transformer
+from vision_jax.models.layers import ACTIVATIONS, INITS, REMAT, LayerNorm, Transformer, choose
 from vision_jax.models.vit import ViT
+from vision_jax.ops.attention import IMPLEMENTATIONS
 from vision_jax.ops.losses import masked_mse
 from vision_jax.ops.masking import random_masking, restore_tokens, take_tokens
 from vision_jax.ops.patches import patch_statistics, patchify, unpatchify
@@ -73,6 +74,12 @@ class MAE(nn.Module):
     dtype: Any = jnp.float32
 
     def __post_init__(self):
+        for field, known in (("act", ACTIVATIONS), ("remat", REMAT), ("attention_impl", IMPLEMENTATIONS)):
+            choose(field, getattr(self, field), known)
+        if self.width % self.num_heads or self.width % 4:
+            raise ConfigError(
+                f"model field 'width' must be a multiple of 4 and of num_heads={self.num_heads}, got {self.width}"
+            )
         if self.pool not in ("token", "gap", "none"):
             raise ConfigError(f"model field 'pool' of a masked autoencoder is token, gap or none, got {self.pool!r}")
         if self.decoder_width % self.decoder_num_heads or self.decoder_width % 4:

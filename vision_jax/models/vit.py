@@ -25,7 +25,7 @@ from vision_jax.models.layers import (
 )
 from vision_jax.models.resnet import ResNetStem, stem_size
 from vision_jax.ops.attention import IMPLEMENTATIONS
-from vision_jax.ops.patches import grid_of
+from vision_jax.ops.patches import as_pair, grid_of
 from vision_jax.ops.posemb import sincos2d
 from vision_jax.ops.resampling import resize_posemb
 from vision_jax.ops.sharding import pin_batch
@@ -144,7 +144,7 @@ class ViT(nn.Module):
 
     @property
     def patch(self) -> tuple[int, int]:
-        return (self.patch_size,) * 2 if isinstance(self.patch_size, int) else tuple(self.patch_size)
+        return as_pair(self.patch_size)
 
     def setup(self):
         if self.stem is not None:

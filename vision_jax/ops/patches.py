@@ -5,6 +5,11 @@ import jax.numpy as jnp
 from vision_jax.errors import ConfigError
 
 
+def as_pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    """(size, size) of one number; a pair as it is."""
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
 def grid_of(size: tuple[int, int], patch: tuple[int, int]) -> tuple[int, int]:
     """Rows and columns of patches in an image of `size` (height, width). ConfigError unless the patch divides it."""
     if any(side < step or side % step for side, step in zip(size, patch, strict=True)):

@@ -9,6 +9,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from vision_jax.command_line import read_run_config
 from vision_jax.errors import ConfigError
 from vision_jax.models.stacking import stack_blocks, unstack_blocks
+from vision_jax.ops.patches import as_pair
 from vision_jax.training.checkpoints import load_variables, locate
 from vision_jax.training.group_table import summarize_paths
 from vision_jax.training.param_groups import is_stacked
@@ -53,7 +54,7 @@ def merge(
     wanted = flatten_dict(fresh, sep="/")
     loaded = stack_blocks(loaded) if any(map(is_stacked, wanted)) else unstack_blocks(loaded)
     before = flatten_dict(loaded, sep="/")
-    after = flatten_dict(model.resize_params(loaded, _pair(source_size), _pair(image_size)), sep="/")
+    after = flatten_dict(model.resize_params(loaded, as_pair(source_size), as_pair(image_size)), sep="/")
     result: dict[str, Any] = {}
     report = InitReport([], [], [], [])
     for name, value in wanted.items():
@@ -75,7 +76,3 @@ def merge(
     if not report.loaded and not report.resized:
         raise ConfigError(f"config.init_from: nothing in {what} fits this model")
     return unflatten_dict(result, sep="/"), report
-
-
-def _pair(size) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)

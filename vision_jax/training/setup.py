@@ -14,6 +14,7 @@ from vision_jax.data.augment import train_transform
 from vision_jax.data.images import eval_transform
 from vision_jax.data.pipeline import num_train_examples
 from vision_jax.errors import ConfigError
+from vision_jax.ops.patches import as_pair
 from vision_jax.tasks import make_task
 from vision_jax.training.flops import count_flops
 from vision_jax.training.optimizer import make_optimizer
@@ -85,8 +86,7 @@ def init_variables(config, task) -> dict:
 
 def abstract_batch(config, sharding=None) -> dict:
     """Shapes of a global training batch on the devices."""
-    size = config.data.image_size
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = as_pair(config.data.image_size)
     shapes = {"image": ((height, width, 3), jnp.uint8), "label": ((), jnp.int32), "mask": ((), jnp.bool_)}
     return {
         name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=sharding)

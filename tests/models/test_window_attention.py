@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vision_jax.models.swin import WindowAttention
+from vision_jax.models.window_attention import WindowAttention
 
 DEPTH = 4  # of a head
 
