@@ -69,6 +69,7 @@ SCHEMA = {
         "augment": {
             "crop_area": Key((0.08, 1.0), tuple | None, "random resized crop: range of the area kept; None: no random crop"),
             "crop_ratio": Key((3 / 4, 4 / 3), tuple, "random resized crop: range of width / height"),
+            "crop_clip": Key(False, bool, "random resized crop: cut a box that does not fit, as MAE's linear probe, rather than draw again"),
             "flip": Key(True, bool, "mirror left-right with probability 1/2"),
             "rotate": Key(0.0, float, "random affine: largest rotation, degrees"),
             "scale": Key(0.0, float, "random affine: largest relative change of size"),

@@ -139,3 +139,15 @@ def test_bad_eval_crop(crop):
     c.data.eval_crop = crop
     with pytest.raises(ConfigError, match=r"data\.eval_crop"):
         images.eval_transform(c.data)
+
+
+def test_clipped_crops_are_the_first_box_cut_to_fit():
+    """On a wide picture nearly every box is too high: its height is cut, its width and its place stay random."""
+    area, ratio = (0.5, 1.0), (3 / 4, 4 / 3)
+    rng = np.random.default_rng(0)
+    boxes = np.array([images.random_crop_box(20, 100, area, ratio, rng, clip=True) for _ in range(2000)])
+    top, left, h, w = boxes.T
+    assert (h == 20).all() and (top == 0).all()  # the least height is sqrt(1000 * 3 / 4) = 27
+    drawn = np.sqrt(rng.uniform(*area, 2000) * 2000 * np.exp(rng.uniform(np.log(ratio[0]), np.log(ratio[1]), 2000)))
+    np.testing.assert_allclose(np.percentile(w, (5, 50, 95)), np.percentile(drawn, (5, 50, 95)), rtol=0.05)
+    assert (left + w <= 100).all() and left.std() > 10

@@ -23,6 +23,7 @@ class TrainTransform:
     interpolation: str
     crop_area: tuple[float, float] | None
     crop_ratio: tuple[float, float]
+    crop_clip: bool
     flip: bool
     policy: Callable | None
     color_jitter: float
@@ -33,7 +34,9 @@ class TrainTransform:
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
         """uint8[H, W, 3] of an RGB picture."""
         if self.crop_area:
-            top, left, h, w = images.random_crop_box(image.height, image.width, self.crop_area, self.crop_ratio, rng)
+            top, left, h, w = images.random_crop_box(
+                image.height, image.width, self.crop_area, self.crop_ratio, rng, self.crop_clip
+            )
             image = image.crop((left, top, left + w, top + h))
         image = images.resize(image, self.size, self.interpolation)
         if self.flip and rng.random() < 0.5:
@@ -75,7 +78,7 @@ def train_transform(data) -> TrainTransform:
         policy=parse_policy(augment.policy, data.mean, data.interpolation),
         **{
             name: augment[name]
-            for name in ("crop_area", "crop_ratio", "flip", "color_jitter", "rotate", "scale", "shift")
+            for name in ("crop_area", "crop_ratio", "crop_clip", "flip", "color_jitter", "rotate", "scale", "shift")
         },
     )
 

@@ -69,17 +69,24 @@ def resize_to_cover(image: Image.Image, size: tuple[int, int], interpolation: st
 
 
 def random_crop_box(
-    height: int, width: int, area: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
+    height: int,
+    width: int,
+    area: tuple[float, float],
+    ratio: tuple[float, float],
+    rng: np.random.Generator,
+    clip: bool = False,
 ) -> tuple[int, int, int, int]:
     """(top, left, height, width) of a random resized crop, drawn as torchvision's RandomResizedCrop draws it.
 
     The share of the area is uniform, the ratio width / height log-uniform; after ten boxes that do not fit, the largest
-    centred box whose ratio is within bounds.
+    centred box whose ratio is within bounds. With `clip`, the first box is cut to fit instead (MAE's util/crop.py).
     """
     for _ in range(10):
         target = height * width * rng.uniform(*area)
         aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
         w, h = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
+        if clip:
+            w, h = min(w, width), min(h, height)
         if 0 < w <= width and 0 < h <= height:
             return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
     w, h = width, height
