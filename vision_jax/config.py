@@ -47,7 +47,7 @@ class Duration(str):
     """Text "N steps", "N epochs" or "N examples"; where a key allows "never", empty."""
 
 
-SOURCE = "'digits:train', 'folder:PATH', 'tfds:NAME:SPLIT', or a list of (source, weight) pairs"
+SOURCE = "'digits:train', 'folder:PATH', 'tfds:NAME:SPLIT' (each with '[:10%]' for a part), or a list of (source, weight) pairs"
 
 # fmt: off
 SCHEMA = {

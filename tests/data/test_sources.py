@@ -133,3 +133,28 @@ def test_opening_imports_only_what_the_source_needs(folder):
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
+
+
+def test_a_share_is_the_first_of_each_class():
+    whole, part = open_source("digits:train"), open_source("digits:train[:10%]")
+    labels = np.array([whole[i]["label"] for i in range(len(whole))])
+    expected = np.sort(
+        np.concatenate([np.flatnonzero(labels == c)[: round((labels == c).sum() / 10)] for c in range(10)])
+    )
+    assert [part[i]["name"] for i in range(len(part))] == [whole[i]["name"] for i in expected]
+    assert part.num_classes == 10 and part.class_names == whole.class_names
+
+
+def test_a_share_of_a_folder_has_every_class(tmp_path):
+    for name, count in (("cat", 10), ("dog", 2)):
+        (tmp_path / name).mkdir()
+        for i in range(count):
+            (tmp_path / name / f"{i}.png").write_bytes(b"")
+    part = open_source(f"folder:{tmp_path}[:20%]")
+    assert [(part[i]["label"], part[i]["name"][-5:]) for i in range(len(part))] == [
+        (0, "0.png"),
+        (0, "1.png"),
+        (1, "0.png"),
+    ]
+    with pytest.raises(ConfigError, match=r"\[:0%\]"):
+        open_source(f"folder:{tmp_path}[:0%]")

@@ -1,6 +1,7 @@
 """Sources: random access to labelled images, and the specifications that name them."""
 
 import math
+import re
 from typing import Protocol, TypedDict
 
 import numpy as np
@@ -9,6 +10,7 @@ from vision_jax.config import SOURCE
 from vision_jax.data.sources.digits import Digits
 from vision_jax.data.sources.folder import Folder
 from vision_jax.data.sources.mix import Mix
+from vision_jax.data.sources.share import Share
 from vision_jax.data.sources.tfds import Tfds
 from vision_jax.errors import ConfigError
 
@@ -35,7 +37,8 @@ def open_source(spec: str | tuple, *, tfds_dir: str = "") -> Source:
 
     Args:
         spec: "digits:train", "digits:test", "folder:PATH", "tfds:NAME:SPLIT", or ((spec, weight), ...) for a mix whose
-            examples come in the proportions of the weights.
+            examples come in the proportions of the weights. "folder:PATH[:10%]" and "digits:train[:10%]" are the first
+            tenth of each class; TFDS has slices of its own, "tfds:NAME:train[:10%]", which know no classes.
         tfds_dir: folder of prepared TFDS data sets; empty: TFDS's own default.
 
     Raises:
@@ -44,6 +47,8 @@ def open_source(spec: str | tuple, *, tfds_dir: str = "") -> Source:
     if isinstance(spec, tuple | list):
         return _open_mix(tuple(spec), tfds_dir)
     kind, _, rest = spec.partition(":") if isinstance(spec, str) else ("", "", "")
+    if kind in ("digits", "folder") and (share := re.fullmatch(r"(.*)\[:(\d+)%\]", rest)):
+        return Share(open_source(f"{kind}:{share[1]}"), int(share[2]))
     match kind:
         case "digits":
             return Digits(rest)

@@ -30,6 +30,10 @@ class Digits:
         self._images = np.round(data.images[self._ids] * (255 / 16)).astype(np.uint8)
         self._labels = data.target[self._ids]
 
+    @property
+    def labels(self) -> list[int]:
+        return self._labels.tolist()
+
     def __len__(self) -> int:
         return len(self._ids)
 

@@ -27,6 +27,10 @@ class Folder:
         for label, name in enumerate(self.class_names):
             self._files += [(label, file) for file in _images(self._path, name)]
 
+    @property
+    def labels(self) -> list[int]:
+        return [label for label, _ in self._files]
+
     def __len__(self) -> int:
         return len(self._files)
 
