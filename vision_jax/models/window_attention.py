@@ -65,7 +65,7 @@ class WindowAttention(nn.Module):
             for name, use_bias in biases.items()
         )
         if self.version == 2:
-            q, k = unit_vectors(q), unit_vectors(k)
+            q, k = unit_vectors(q, self.cosine_scale()), unit_vectors(k)
         regions = window_regions(size, window, shift, self.mask_padding)
         out = attention(
             q,
@@ -73,7 +73,7 @@ class WindowAttention(nn.Module):
             v,
             bias=relative_bias(self.bias_table(window)),
             mask=None if regions is None else region_mask(regions),
-            scale=self.cosine_scale() if self.version == 2 else None,
+            scale=1.0 if self.version == 2 else None,
             dropout_rate=self.dropout_rate,
             dropout_rng=self.make_rng("dropout") if train and self.dropout_rate > 0.0 else None,
             impl=self.impl,
@@ -93,9 +93,9 @@ class WindowAttention(nn.Module):
         return 16.0 * jax.nn.sigmoid(OffsetMlp(self.num_heads, name="cpb_mlp")(offsets))
 
     def cosine_scale(self):
-        """[heads, 1], of V2's logits."""
+        """float32[heads, 1], of V2's logits."""
         log_scale = self.param("logit_scale", nn.initializers.constant(math.log(10.0)), (self.num_heads,))
-        return jnp.exp(jnp.minimum(log_scale, math.log(COSINE_SCALE_MAX)))[:, None].astype(self.dtype)
+        return jnp.exp(jnp.minimum(log_scale, math.log(COSINE_SCALE_MAX)))[:, None]
 
 
 class OffsetMlp(nn.Module):
@@ -110,7 +110,8 @@ class OffsetMlp(nn.Module):
         return nn.Dense(self.num_heads, use_bias=False, kernel_init=kernel_init, name="out")(hidden)
 
 
-def unit_vectors(x):
-    """x [..., d] over its length, as torch's F.normalize; zeros stay zeros and have a finite gradient."""
+def unit_vectors(x, scale=1.0):
+    """x [..., d] over its length, as torch's F.normalize, times `scale`; zeros stay zeros and have a finite gradient."""
     x32 = x.astype(jnp.float32)
-    return (x32 * jax.lax.rsqrt(jnp.maximum((x32**2).sum(-1, keepdims=True), 1e-24))).astype(x.dtype)
+    rsqrt = jax.lax.rsqrt(jnp.maximum((x32**2).sum(-1, keepdims=True), 1e-24))
+    return (x32 * rsqrt * scale).astype(x.dtype)
