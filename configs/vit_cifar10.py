@@ -1,7 +1,9 @@
 """A small ViT on CIFAR-10, from `tfds:cifar10` (default) or folders: `:PATH` with PATH/train/CLASS/* and PATH/test/CLASS/*.
 
 Recipe: our own, after DeiT's: patch 4 on 32 pixels (64 tokens), RandAugment, mixup, cutmix, drop path 0.1.
-Hardware: meant for one GPU; 2 CPU cores did 60 images/s. The final accuracy has not been measured yet.
+Hardware: meant for one GPU; 2 CPU cores do 60 images/s. The whole recipe has not been run yet. Measured top-1: 0.516
+after 3 epochs (40 minutes of 2 undisturbed cores) with `--config.duration="3 epochs" --config.schedule.warmup="100 steps"
+--config.batch_size=128`, and `augment.mixup`, `.cutmix` and `.policy` off, which need more epochs to pay.
 Prepare the TFDS set with `tfds build cifar10 --file_format=array_record`.
 """
 
