@@ -4,7 +4,7 @@ Recipe: "Masked Autoencoders Are Scalable Vision Learners" (He et al., https://a
 facebookresearch/mae: mask ratio 0.75, normalised pixels, AdamW with b2 0.95, 1.5e-4 for each 256 examples at a batch of
 4096, 40 epochs of warm-up, crops of at least a fifth of the area and flips. Class and mask tokens decay there, and here.
 Next: mae_vitb_finetune.py and mae_vitb_linear_probe.py with `--config.init_from` this run's work folder.
-Hardware: the official command uses 64 GPUs of 32 GB; not run here. Expected top-1 after 1600 epochs: 83.6 fine-tuned,
+Hardware: not run here. Expected top-1 after 1600 epochs: 83.6 fine-tuned,
 67.8 with a linear probe (published).
 """
 

@@ -4,7 +4,7 @@ Recipe: FINETUNE.md of facebookresearch/mae (He et al., https://arxiv.org/abs/21
 norm in place of the class token and the encoder's; AdamW, 5e-4 (L, H: 1e-3) for each 256 examples at a batch of 1024,
 5 epochs of warm-up, 100 (L, H: 50) epochs, layer decay 0.65 (0.75), drop path 0.1 (0.2, 0.3), RandAugment, mixup, CutMix,
 erasing, label smoothing. Positions are learned from the fixed ones on.
-Hardware: the official command uses 32 GPUs of 32 GB; not run here. Expected top-1: B 83.6, L 85.9, H 86.9 (published,
+Hardware: not run here. Expected top-1: B 83.6, L 85.9, H 86.9 (published,
 after 1600 epochs of pre-training).
 """
 

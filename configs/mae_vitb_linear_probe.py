@@ -4,7 +4,7 @@ Recipe: FINETUNE.md and main_linprobe.py of facebookresearch/mae (He et al., htt
 frozen but the head, which sees the class token standardised over the batch; MAE's LARS, 0.1 for each 256 examples at a
 batch of 16384, no decay, 90 epochs, 10 of them warm-up, crops and flips alone. Statistics are of the whole batch, the
 official ones of each GPU's share.
-Hardware: the official command uses 32 GPUs; not run here. Expected top-1: B 67.8, L 76.0, H 77.2 (published).
+Hardware: not run here. Expected top-1: B 67.8, L 76.0, H 77.2 (published).
 """
 
 from vision_jax.config import base_config

@@ -2,7 +2,7 @@
 
 Recipe: swin_tiny.py's with drop path 0.5 (configs/swin/swin_base_patch4_window7_224.yaml of microsoft/Swin-Transformer;
 Liu et al., https://arxiv.org/abs/2103.14030).
-Hardware: the official command uses 16 GPUs of 32 GB, 64 images each; not run here. Expected top-1: 83.5 (published).
+Hardware: not run here. Expected top-1: 83.5 (published).
 """
 
 import pathlib

@@ -5,7 +5,7 @@ batch of 4096 (configs/swin/swin_base_patch4_window7_224_22k.yaml of microsoft/S
 https://arxiv.org/abs/2103.14030).
 Data: ImageNet-22k is not among TFDS's prepared sets: `:PATH` with PATH/train/CLASS/* and PATH/val/CLASS/*; without an
 argument TFDS's imagenet21k, should you have prepared it. The number of classes follows from the data.
-Hardware: not run here; the official recipe spreads the batch over 32 GPUs of 32 GB. Expected top-1 on ImageNet-1k after
+Hardware: not run here. Expected top-1 on ImageNet-1k after
 fine-tuning at 224: 85.2; at 384: 86.4 (published).
 """
 

@@ -2,7 +2,7 @@
 
 Recipe: swin_tiny.py's with drop path 0.3 (configs/swin/swin_small_patch4_window7_224.yaml of microsoft/Swin-Transformer;
 Liu et al., https://arxiv.org/abs/2103.14030).
-Hardware: the official command uses 8 GPUs of 32 GB, 128 images each; not run here. Expected top-1: 83.2 (published).
+Hardware: not run here. Expected top-1: 83.2 (published).
 """
 
 import pathlib

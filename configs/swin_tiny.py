@@ -3,7 +3,7 @@
 Recipe: "Swin Transformer" (Liu et al., https://arxiv.org/abs/2103.14030) and config.py of microsoft/Swin-Transformer:
 300 epochs of AdamW, 20 of them warm-up, 5e-4 for each 512 examples (its rates of warm-up and end scale, too: written out
 here for a batch of 1024), RandAugment, mixup, CutMix, erasing, label smoothing, drop path 0.2, clip 5.
-Hardware: the official command uses 8 GPUs of 32 GB, 128 images each; not run here. Expected top-1: 81.2 (published).
+Hardware: not run here. Expected top-1: 81.2 (published).
 """
 
 from vision_jax.config import base_config
