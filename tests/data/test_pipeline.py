@@ -57,7 +57,7 @@ def test_shapes_and_dtypes(config):
         "image": ((4, 10, 14, 3), np.uint8),
         "label": ((4,), np.int32),
         "mask": ((4,), np.bool_),
-        "id": ((4,), np.int64),
+        "id": ((4,), np.int32),
     }
     source = open_source("digits:train")
     assert batch["mask"].all() and [source[i]["label"] for i in batch["id"]] == batch["label"].tolist()

@@ -9,10 +9,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from vision_jax.ops.sharding import BATCH_AXES
 
 
-def device_batches(host_batches: Iterator[dict], mesh: Mesh, ahead: int = 2) -> Iterator[dict]:
+def device_batches(host_batches: Iterator[dict], mesh: Mesh, ahead: int = 2, with_ids: bool = False) -> Iterator[dict]:
     """Global arrays over the mesh's batch axes from each process's share; `ahead` transfers are under way at a time.
 
-    Only what the device uses is sent: "name" and "id" stay on the host.
+    Only what the device uses is sent; "id" stays on the host unless it is asked for.
     """
     sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
     queue: collections.deque = collections.deque()
@@ -21,7 +21,7 @@ def device_batches(host_batches: Iterator[dict], mesh: Mesh, ahead: int = 2) -> 
         return {
             key: jax.make_array_from_process_local_data(sharding, value)
             for key, value in batch.items()
-            if key not in ("name", "id")
+            if key != "id" or with_ids
         }
 
     for batch in host_batches:

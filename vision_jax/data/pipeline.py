@@ -36,7 +36,7 @@ class Batches(Iterator[Batch]):
     """Batches made ahead by threads or worker processes, which end with `close()`, the `with` block or an error.
 
     Each batch has "image": uint8[b, H, W, 3], "label": int32[b], "mask": bool[b] (False: a broken image or padding,
-    whose image is black) and "id": int64[b] (the example's index in its source, -1 for padding).
+    whose image is black) and "id": int32[b] (the example's index in its source, -1 for padding).
     """
 
     def __init__(self, dataset, data, batch_bytes: int):
@@ -194,7 +194,7 @@ def _row(image: np.ndarray | None, label: int, id: int, size: tuple[int, int]) -
         "image": np.zeros((*size, 3), np.uint8) if image is None else image,
         "label": np.int32(label),
         "mask": np.bool_(image is not None),
-        "id": np.int64(id),
+        "id": np.int32(id),
     }
 
 

@@ -14,7 +14,8 @@ from vision_jax.ops.sharding import BATCH_AXES
 def every_example(source, config, mesh: Mesh) -> Iterator[dict]:
     """Batches over the mesh's batch axes that show each example of `source` once, all of one size.
 
-    "image": uint8[B, H, W, 3], "label": int32[B], "mask": bool[B], False for broken images and the last batch's padding.
+    "image": uint8[B, H, W, 3], "label": int32[B], "mask": bool[B], False for broken images and the last batch's padding,
+    and "id": int32[B], the example's index in the source. Several processes do not see the examples in its order.
     B is `config.evals.batch_size`, rounded up to what the devices share evenly and cut to the length of the source.
     """
     ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
@@ -26,4 +27,4 @@ def every_example(source, config, mesh: Mesh) -> Iterator[dict]:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    return device_batches(host, mesh)
+    return device_batches(host, mesh, with_ids=True)

@@ -35,15 +35,14 @@ class FeatureExtractor:
         self.task, self.config, self.mesh = task, config, mesh
 
         def step(variables, batch):
-            return task.features(variables, batch), batch["label"], batch["mask"]
+            return task.features(variables, batch), batch["label"], batch["mask"], batch["id"]
 
         self.step = jax.jit(step, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
     def __call__(self, variables: dict, spec: str | tuple) -> tuple[np.ndarray, np.ndarray]:
         """Features float32[n, D] and labels int32[n] of the n readable examples of the source that `spec` names.
 
-        Of a mix every example counts once, whatever the weights. The order is the same in every process, but depends
-        on how many there are.
+        In the source's order; of a mix every example counts once, whatever the weights.
         """
         kept = _kept.get()
         if kept is None:
@@ -56,14 +55,16 @@ class FeatureExtractor:
     def extract(self, variables: dict, spec: str | tuple) -> tuple[np.ndarray, np.ndarray]:
         source = open_source(spec, tfds_dir=self.config.data.tfds_dir)
         steps = (self.step(variables, batch) for batch in every_example(source, self.config, self.mesh))
-        features, labels = [], []
+        features, labels, ids = [], [], []
         for rows, _ in itertools.pairwise(itertools.chain(steps, [None])):  # the next step runs while these are read
-            x, label, mask = jax.device_get(rows)
+            x, label, mask, id = jax.device_get(rows)
             features.append(x[mask])
             labels.append(label[mask])
+            ids.append(id[mask])
         if not any(map(len, labels)):
             raise ConfigError(f"none of the images of {spec!r} can be read")
-        return np.concatenate(features).astype(np.float32, copy=False), np.concatenate(labels)
+        order = np.argsort(np.concatenate(ids))
+        return np.concatenate(features)[order].astype(np.float32, copy=False), np.concatenate(labels)[order]
 
 
 def labelled_source(config, name: str):
