@@ -8,17 +8,19 @@ from jax.sharding import AxisType, PartitionSpec
 BATCH_AXES = ("data", "fsdp")
 
 
-def pin_batch(x: jax.Array) -> jax.Array:
-    """`x` [B, ...] with its leading axis constrained to be sharded over the mesh axes "data" and "fsdp".
+def batch_axes(size: int) -> tuple[str, ...]:
+    """The axes of the ambient mesh (`jax.set_mesh`) over which a batch of `size` examples is spread.
 
-    Only axes that the ambient mesh (`jax.set_mesh`) has as Auto axes count. The identity where no mesh is set, where
-    its axes have other names or are Explicit or Manual (inside shard_map), and where they do not divide B evenly.
+    Only axes that the mesh has as Auto axes count. Empty where no mesh is set, where its axes have other names or are
+    Explicit or Manual (inside shard_map), and where they do not divide `size` evenly.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or x.ndim == 0:
-        return x
-    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True)) if not mesh.empty else {}
     axes = tuple(axis for axis in BATCH_AXES if types.get(axis) == AxisType.Auto)
-    if not axes or x.shape[0] % math.prod(mesh.shape[axis] for axis in axes):
-        return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(axes))
+    return axes if size % math.prod(mesh.shape[axis] for axis in axes) == 0 else ()
+
+
+def pin_batch(x: jax.Array) -> jax.Array:
+    """`x` [B, ...] with its leading axis constrained to be sharded over its `batch_axes`; the identity without any."""
+    axes = batch_axes(x.shape[0]) if x.ndim else ()
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(axes)) if axes else x
