@@ -53,14 +53,29 @@ PARAMETERS = {
     "swinv2_l_w12to16": 196_739_932,
     "swinv2_b_w12to24": 87_918_816,
     "swinv2_l_w12to24": 196_739_932,
+    # CLIP's as of open_clip's and OpenAI's models.
+    "clip_rn50": 102_007_137,
+    "clip_rn101": 119_688_033,
+    "clip_rn50x4": 178_300_601,
+    "clip_rn50x16": 290_979_217,
+    "clip_rn50x64": 623_258_305,
+    "clip_vit_b32": 151_277_313,
+    "clip_vit_b16": 149_620_737,
+    "clip_vit_l14": 427_616_513,
+    "clip_vit_l14_336": 427_944_193,
 }
+# Pixels a side on which the number of positions depends, where they are not 224.
+SIZES = {"clip_rn50x4": 288, "clip_rn50x16": 384, "clip_rn50x64": 448, "clip_vit_l14_336": 336}
 
 
 @pytest.mark.parametrize("name", vj.list_models())
 def test_every_registered_model_has_exactly_these_parameters(name):
-    images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    size = SIZES.get(name, 224)
+    inputs = [jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)]
+    if name.startswith("clip"):
+        inputs.append(jax.ShapeDtypeStruct((1, 77), jnp.int32))
     rngs = {"params": jax.random.key(0), "masking": jax.random.key(1)}
-    params = jax.eval_shape(vj.create_model(name).init, rngs, images)["params"]
+    params = jax.eval_shape(vj.create_model(name).init, rngs, *inputs)["params"]
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == PARAMETERS[name]
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
 
@@ -77,6 +92,7 @@ def test_no_row_is_left_over():
         ("vit_b16", {"depth": "3"}, ["depth", "int", "'3'"]),
         ("vit_b16", {"dropout_rate": "high"}, ["dropout_rate", "float", "'high'"]),
         ("resnet50", {"patch_size": 3}, ["patch_size", "known"]),
+        ("clip_vit_b23", {}, ["clip_vit_b23", "clip_vit_b32"]),
     ],
 )
 def test_wrong_names_and_fields_are_named(name, fields, words):
@@ -96,6 +112,12 @@ import jax._src.xla_bridge as bridge
 assert not bridge._backends, "a device was touched"
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_family_stands_for_its_module_s_defaults():
+    assert vj.create_model("resnet", width=32) == vj.models.ResNet(width=32)
+    assert vj.models.model_fields("modified_resnet")["blocks"] == (3, 4, 6, 3)
+    assert not set(vj.models.registry.FAMILIES) & set(vj.list_models())
 
 
 def test_fields_and_their_defaults():

@@ -3,14 +3,18 @@
 import jax
 
 from vision_jax.errors import ConfigError
+from vision_jax.models.clip import CLIP
 from vision_jax.models.mae import MAE
 
 
 def encode(model, variables: dict, images) -> jax.Array:
     """Features float32[B, D] of images float[B, H, W, C], already normalised: what a classifier's head would see.
 
-    Parameters of a head among the variables do no harm. `variables` of an MAE give its encoder's, nothing masked.
+    Parameters of a head among the variables do no harm. `variables` of an MAE give its encoder's, nothing masked;
+    those of a CLIP its image tower's, before the projection.
     """
+    if isinstance(model, CLIP):
+        return model.apply(variables, images, method=CLIP.image_features)
     if isinstance(model, MAE):
         return model.apply(variables, images, method=MAE.encode)
     return model.clone(num_classes=0).apply(variables, images)

@@ -36,27 +36,59 @@ def choose(field: str, value: str, known) -> str:
     return value
 
 
-class Initializers(NamedTuple):
-    """How a model's official code draws parameters before training."""
-
-    kernel: Callable = nn.initializers.xavier_uniform()
-    qkv: Callable = nn.initializers.xavier_uniform()
-    mlp_bias: Callable = nn.initializers.normal(1e-6)
-    patch_kernel: Callable = nn.initializers.lecun_normal()  # of shape (p * q * C, D)
-    torch_patch_bias: bool = False  # uniform within 1 / sqrt(fan_in), what torch gives a convolution that nobody resets
-    cls: Callable = nn.initializers.zeros
+def torch_bias(fan_in: int) -> Callable:
+    """Uniform within 1 / sqrt(fan_in): the bias that torch gives a Linear or convolution that nobody resets."""
+    bound = fan_in**-0.5
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 _xavier, _zeros, _normal = nn.initializers.xavier_uniform(), nn.initializers.zeros, nn.initializers.normal(0.02)
+# A matrix (D, 3D) of q, k and v together has a smaller Xavier bound than three matrices (D, D).
+_xavier_of_fused_qkv = nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")
+torch_kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # uniform within 1 / sqrt(fan_in), too
+normal_by_width = nn.initializers.variance_scaling(1.0, "fan_out", "normal")  # of [..., D]: deviation 1 / sqrt(D)
+
+
+def _zero_bias(fan_in: int) -> Callable:
+    return _zeros
+
+
+class Initializers(NamedTuple):
+    """How a model's official code draws parameters before training. Biases are functions of their layer's inputs."""
+
+    kernel: Callable = _xavier
+    qkv: Callable = _xavier
+    fc1: Callable | None = None  # of the MLP's first kernel, where it is not drawn as the others are
+    mlp_bias: Callable = lambda fan_in: nn.initializers.normal(1e-6)
+    patch_kernel: Callable = nn.initializers.lecun_normal()  # of shape (p * q * C, D)
+    patch_bias: Callable = _zero_bias
+    cls: Callable = _zeros
+    positions: Callable = _normal
+
+
 INITS = {
     "google": Initializers(),  # vision_transformer
-    # Its q, k and v are one matrix (D, 3D), whose Xavier bound is smaller than that of three matrices (D, D).
     "mae": Initializers(
-        _xavier, nn.initializers.variance_scaling(0.5, "fan_avg", "uniform"), _zeros, _xavier, True, _normal
+        qkv=_xavier_of_fused_qkv, mlp_bias=_zero_bias, patch_kernel=_xavier, patch_bias=torch_bias, cls=_normal
     ),
     # timm's trunc_normal_ cuts at +-2, which is 100 standard deviations; the patches' convolution stays as torch makes it.
-    "swin": Initializers(_normal, _normal, _zeros, nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"), True),
+    "swin": Initializers(_normal, _normal, mlp_bias=_zero_bias, patch_kernel=torch_kernel, patch_bias=torch_bias),
+    # OpenAI's image tower: what torch gives Linear and MultiheadAttention, whose own biases are zeros.
+    "clip": Initializers(
+        torch_kernel,
+        _xavier_of_fused_qkv,
+        mlp_bias=torch_bias,
+        patch_kernel=torch_kernel,
+        patch_bias=torch_bias,
+        cls=normal_by_width,
+        positions=normal_by_width,
+    ),
 }
+
+
+def initializers(weight_init: str | Initializers) -> Initializers:
+    """Those of that name, or as they are given."""
+    return weight_init if isinstance(weight_init, Initializers) else INITS[weight_init]
 
 
 def head_initializer(value: str | float):
@@ -103,7 +135,7 @@ class Attention(nn.Module):
     num_prefix: int = 0
     impl: str = "xla"
     dtype: Any = jnp.float32
-    weight_init: str = "google"
+    weight_init: str | Initializers = "google"
 
     @nn.compact
     def __call__(self, x, memory=None, mask=None, train: bool = False):
@@ -117,7 +149,7 @@ class Attention(nn.Module):
             dtype=self.dtype,
             dot_general=dense_product,
         )
-        init = INITS[self.weight_init]
+        init = initializers(self.weight_init)
         q, k, v = (
             dense(use_bias=self.qkv_bias, kernel_init=init.qkv, name=name)(tokens).reshape(
                 *tokens.shape[:2], self.num_heads, -1
@@ -153,23 +185,18 @@ class Mlp(nn.Module):
     act: str = "gelu_tanh"
     dropout_rate: float = 0.0
     dtype: Any = jnp.float32
-    weight_init: str = "google"
+    weight_init: str | Initializers = "google"
 
     @nn.compact
     def __call__(self, x, train: bool = False):
-        init = INITS[self.weight_init]
-        dense = functools.partial(
-            nn.Dense,
-            dtype=self.dtype,
-            kernel_init=init.kernel,
-            bias_init=init.mlp_bias,
-            dot_general=dense_product,
-        )
-        width = x.shape[-1]
+        init, width = initializers(self.weight_init), x.shape[-1]
+        dense = functools.partial(nn.Dense, dtype=self.dtype, dot_general=dense_product)
+        fc1 = dense(self.mlp_dim, kernel_init=init.fc1 or init.kernel, bias_init=init.mlp_bias(width), name="fc1")
+        fc2 = dense(width, kernel_init=init.kernel, bias_init=init.mlp_bias(self.mlp_dim), name="fc2")
         act = ACTIVATIONS[choose("act", self.act, ACTIVATIONS)]
-        x = recomputed(act)(dense(self.mlp_dim, name="fc1")(x))
+        x = recomputed(act)(fc1(x))
         x = nn.Dropout(self.dropout_rate)(x, deterministic=not train)
-        x = dense(width, name="fc2")(x)
+        x = fc2(x)
         return nn.Dropout(self.dropout_rate)(x, deterministic=not train)
 
 
@@ -188,7 +215,7 @@ class Block(nn.Module):
     num_prefix: int = 0
     attention_impl: str = "xla"
     dtype: Any = jnp.float32
-    weight_init: str = "google"
+    weight_init: str | Initializers = "google"
     train: bool = False
 
     @nn.compact
@@ -271,16 +298,10 @@ class PatchEmbed(nn.Module):
     def __call__(self, images):
         shape = (*self.patch_size, images.shape[-1], self.width)
         init, fan_in = INITS[self.weight_init], math.prod(shape[:-1])
-
-        def draw_bias(key, shape):
-            if not init.torch_patch_bias:
-                return jnp.zeros(shape)
-            return jax.random.uniform(key, shape, minval=-(fan_in**-0.5), maxval=fan_in**-0.5)
-
         kernel = self.param("kernel", lambda key: init.patch_kernel(key, (fan_in, self.width)).reshape(shape))
         x = embed_patches(images.astype(self.dtype), kernel.astype(self.dtype))
         if self.use_bias:
-            x = x + self.param("bias", draw_bias, (self.width,)).astype(self.dtype)
+            x = x + self.param("bias", init.patch_bias(fan_in), (self.width,)).astype(self.dtype)
         return x
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 from vision_jax.config import nearest
@@ -14,6 +15,8 @@ FAMILIES = {
     "resnet": "vision_jax.models.resnet:ResNet",
     "swin": "vision_jax.models.swin:Swin",
     "mae": "vision_jax.models.mae:MAE",
+    "modified_resnet": "vision_jax.models.modified_resnet:ModifiedResNet",
+    "clip": "vision_jax.models.clip:CLIP",
 }
 
 # ViT paper, table 1; Ti and S are DeiT's (Touvron et al., 2021).
@@ -51,6 +54,23 @@ def _swinv2(size: str, window: int = 8, pretrained: int | None = None) -> tuple[
     # V2 learned its offsets at 192 pixels with window 12, which shrank to 6 in the last stage.
     windows = None if pretrained is None else (pretrained, pretrained, pretrained, pretrained // 2)
     return "swin", {**_SWIN[size], "window": window, "version": 2, "pretrained_window": windows}
+
+
+# How OpenAI's image tower differs from Google's ViT.
+_CLIP_VIT = {"pre_norm": True, "patch_bias": False, "act": "quick_gelu", "norm_eps": 1e-5, "weight_init": "clip"}
+
+
+def _clip(text_width: int, embed_dim: int, **fields) -> tuple[str, dict]:
+    return "clip", {"embed_dim": embed_dim, "text_width": text_width, "text_num_heads": text_width // 64, **fields}
+
+
+def _clip_vit(tower: str, text_width: int, **image) -> tuple[str, dict]:
+    return _clip(text_width, text_width, image_tower=tower, image={**_CLIP_VIT, **image})
+
+
+def _clip_resnet(blocks: tuple[int, ...], width: int, text_width: int, embed_dim: int) -> tuple[str, dict]:
+    image = {"blocks": blocks, "width": width}
+    return _clip(text_width, embed_dim, image_tower="modified_resnet", image=image, image_projection_bias=True)
 
 
 MODELS = {
@@ -95,6 +115,16 @@ MODELS = {
     "swinv2_l_w12to16": _swinv2("l", 16, 12),
     "swinv2_b_w12to24": _swinv2("b", 24, 12),
     "swinv2_l_w12to24": _swinv2("l", 24, 12),
+    # Made for images of 224 pixels, but rn50x4 for 288, rn50x16 for 384, rn50x64 for 448 and vit_l14_336 for 336.
+    "clip_rn50": _clip_resnet((3, 4, 6, 3), 64, 512, 1024),
+    "clip_rn101": _clip_resnet((3, 4, 23, 3), 64, 512, 512),
+    "clip_rn50x4": _clip_resnet((4, 6, 10, 6), 80, 640, 640),
+    "clip_rn50x16": _clip_resnet((6, 8, 18, 8), 96, 768, 768),
+    "clip_rn50x64": _clip_resnet((3, 15, 36, 10), 128, 1024, 1024),
+    "clip_vit_b32": _clip_vit("vit_b32", 512),
+    "clip_vit_b16": _clip_vit("vit_b16", 512),
+    "clip_vit_l14": _clip_vit("vit_l16", 768, patch_size=14),
+    "clip_vit_l14_336": _clip_vit("vit_l16", 768, patch_size=14),
 }
 
 
@@ -106,25 +136,41 @@ def list_models() -> list[str]:
 def create_model(name: str, **overrides):
     """The flax.linen.Module of that name, with any field overridden; lists count as tuples.
 
-    Raises ConfigError for an unknown name or field, naming the nearest, and for a value that cannot work.
+    A family's name stands for its module with all defaults. A mapping is merged over the registered one; those fields
+    of an image tower are dropped, though, where `image_tower` is given: another tower begins with its own. Raises
+    ConfigError for an unknown name or field, naming the nearest, and for a value that cannot work.
     """
+    module, fields = module_of(name, overrides)
+    return module(**fields)
+
+
+def module_of(name: str, overrides: Mapping) -> tuple[type, dict[str, Any]]:
+    """The class of the model of that name and its checked fields, of which `create_model` makes the model."""
     known = model_fields(name)
-    family, fields = MODELS[name]
+    family, fields = _registered(name)
+    if "image_tower" in overrides:
+        fields = {field: value for field, value in fields.items() if field != "image"}
     hints = typing.get_type_hints(_load(family))
     for field, value in overrides.items():
         if field not in known:
             raise ConfigError(f"model '{name}' has no field '{field}'{nearest(field, known)}")
-        fields = {**fields, field: _checked(f"model field '{field}'", hints[field], _frozen(value))}
-    return _load(family)(**fields)
+        value = _checked(f"model field '{field}'", hints[field], _frozen(value))
+        fields = {**fields, field: {**fields.get(field, {}), **value} if isinstance(value, Mapping) else value}
+    return _load(family), fields
 
 
 def model_fields(name: str) -> dict[str, Any]:
     """Every field of that model and its default. Raises ConfigError for an unknown name, naming the nearest."""
-    if name not in MODELS:
-        raise ConfigError(f"unknown model '{name}'{nearest(name, MODELS)}")
-    family, fields = MODELS[name]
+    family, fields = _registered(name)
     defaults = {f.name: f.default for f in dataclasses.fields(_load(family)) if f.name not in ("parent", "name")}
     return {**defaults, **fields}
+
+
+def _registered(name: str) -> tuple[str, dict[str, Any]]:
+    """Family and fields of a model's name; a family's own name has no fields."""
+    if name not in MODELS and name not in FAMILIES:
+        raise ConfigError(f"unknown model '{name}'{nearest(name, MODELS)}")
+    return MODELS.get(name, (name, {}))
 
 
 def _load(family: str):
@@ -139,7 +185,7 @@ def _checked(what: str, hint: Any, value: Any) -> Any:
     kinds = [typing.get_origin(kind) or kind for kind in (typing.get_args(hint) if _is_union(hint) else (hint,))]
     if float in kinds and int not in kinds and type(value) is int:
         value = float(value)
-    if type(value) not in kinds:
+    if type(value) not in kinds and not (Mapping in kinds and isinstance(value, Mapping)):
         names = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
         raise ConfigError(f"{what} must be {names}, got {type(value).__name__} {value!r}")
     return value
@@ -150,4 +196,6 @@ def _is_union(hint: Any) -> bool:
 
 
 def _frozen(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _frozen(item) for name, item in value.items()}
     return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value

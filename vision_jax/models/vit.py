@@ -4,7 +4,7 @@ Defaults are those of google-research/vision_transformer. `embed`, `encode` and 
 for models that use the encoder otherwise: `model.apply(variables, images, method=ViT.embed)`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -44,20 +44,20 @@ class Positions(nn.Module):
     kind: str
     width: int
     prefix: int
+    init: Callable = nn.initializers.normal(0.02)
 
     @nn.compact
     def __call__(self, grid: tuple[int, int]):
         rows, columns = grid
-        normal = nn.initializers.normal(0.02)
         if self.kind in ("none", "relative"):
             return None
         if self.kind == "learn_1d":
-            return self.param("pos_embed", normal, (1, self.prefix + rows * columns, self.width))
+            return self.param("pos_embed", self.init, (1, self.prefix + rows * columns, self.width))
         if self.kind == "learn_sincos2d":
             return self.param("pos_embed", lambda _: jnp.asarray(sincos2d(grid, self.width, "mae", self.prefix)))
         if self.kind == "learn_2d":
-            x = self.param("pos_embed_x", normal, (columns, self.width // 2))
-            y = self.param("pos_embed_y", normal, (rows, self.width // 2))
+            x = self.param("pos_embed_x", self.init, (columns, self.width // 2))
+            y = self.param("pos_embed_y", self.init, (rows, self.width // 2))
             table = jnp.concatenate([jnp.tile(x, (rows, 1)), jnp.repeat(y, columns, axis=0)], axis=1)
         else:
             return jnp.asarray(
@@ -86,6 +86,8 @@ class ViT(nn.Module):
     num_registers: int = 0  # learned tokens without positions after cls (Darcet et al., 2024)
     posemb: str = "learn_1d"  # see POSEMBS
     posemb_cls: bool = True  # False: positions are added to patches alone, as in DeiT III and big_vision
+    patch_bias: bool = True
+    pre_norm: bool = False  # `norm_pre`, a norm of what enters the first block, as in CLIP
     representation_size: int | None = None  # width of a Dense with tanh before the head
     dropout_rate: float = 0.0  # after positions, attention, activation and MLP
     attention_dropout_rate: float = 0.0
@@ -149,13 +151,16 @@ class ViT(nn.Module):
     def setup(self):
         if self.stem is not None:
             self.backbone = ResNetStem(self.stem, dtype=self.dtype)
-        self.patch_embed = PatchEmbed(self.patch, self.width, dtype=self.dtype, weight_init=self.weight_init)
-        self.positions = Positions(self.posemb, self.width, int(self.has_cls and self.posemb_cls))
+        init = INITS[self.weight_init]
+        self.patch_embed = PatchEmbed(self.patch, self.width, self.patch_bias, self.dtype, self.weight_init)
+        self.positions = Positions(self.posemb, self.width, int(self.has_cls and self.posemb_cls), init.positions)
         if self.has_cls:
-            self.cls = self.param("cls_token", INITS[self.weight_init].cls, (1, 1, self.width))
+            self.cls = self.param("cls_token", init.cls, (1, 1, self.width))
         if self.num_registers:
             self.registers = self.param("registers", nn.initializers.normal(0.02), (1, self.num_registers, self.width))
         self.dropout = nn.Dropout(self.dropout_rate)
+        if self.pre_norm:
+            self.norm_pre = LayerNorm(self.norm_eps, self.dtype)
         block = {
             "num_heads": self.num_heads,
             "mlp_dim": self.mlp_dim,
@@ -221,7 +226,8 @@ class ViT(nn.Module):
 
     def embed(self, images, train: bool = False):
         """What enters the first block: [B, prefix + N, D], cls, registers and patches with positions and dropout."""
-        return self.dropout(self.add_prefix(*self.embed_patches(images)), deterministic=not train)
+        x = self.dropout(self.add_prefix(*self.embed_patches(images)), deterministic=not train)
+        return self.norm_pre(x) if self.pre_norm else x
 
     def encode(self, tokens, train: bool = False):
         """All blocks and the final norm: [B, M, D] to [B, M, D], for any number of tokens."""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from vision_jax.models.layers import INITS
 from vision_jax.ops.attention import attention
 from vision_jax.ops.platform import dense_product
+from vision_jax.ops.unit_vectors import unit_vectors
 from vision_jax.ops.windows import (
     cyclic_shift,
     fit_window,
@@ -108,10 +109,3 @@ class OffsetMlp(nn.Module):
     def __call__(self, offsets):
         hidden = jax.nn.relu(nn.Dense(self.width, kernel_init=kernel_init, name="hidden")(offsets))
         return nn.Dense(self.num_heads, use_bias=False, kernel_init=kernel_init, name="out")(hidden)
-
-
-def unit_vectors(x, scale=1.0):
-    """x [..., d] over its length, as torch's F.normalize, times `scale`; zeros stay zeros and have a finite gradient."""
-    x32 = x.astype(jnp.float32)
-    rsqrt = jax.lax.rsqrt(jnp.maximum((x32**2).sum(-1, keepdims=True), 1e-24))
-    return (x32 * rsqrt * scale).astype(x.dtype)
