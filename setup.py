@@ -17,6 +17,7 @@ TRAIN = [
     "scikit-learn>=1.5,<2",
     "tensorboardX>=2.6.2,<3",
 ]
+CLIP = ["ftfy>=6.3", "regex", "tokenizers>=0.21", "huggingface_hub>=0.30", "ahocorasick_rs>=1.0,<2"]
 TEST = ["pytest>=8.0", "pytest-xdist", "hypothesis", "ruff"]
 
 setup(
@@ -31,10 +32,11 @@ setup(
     install_requires=CORE,
     extras_require={
         "train": TRAIN,
-        "test": [*TRAIN, *TEST],
+        "test": [*TRAIN, *CLIP, *TEST],
         "parity": ["torch", "transformers>=5", "timm", "safetensors"],
         "tpu": ["jax[tpu]>=0.10.2,<0.13"],
         "cuda": ["jax[cuda13]>=0.10.2,<0.13"],
+        "clip": [*TRAIN, *CLIP],
         "notebooks": [*TRAIN, "matplotlib", "jupyter"],
     },
 )

@@ -47,11 +47,11 @@ class Duration(str):
     """Text "N steps", "N epochs" or "N examples"; where a key allows "never", empty."""
 
 
-SOURCE = "'digits:train', 'folder:PATH', 'tfds:NAME:SPLIT' (each with '[:10%]' for a part), or a list of (source, weight) pairs"
+SOURCE = "'digits:train', 'folder:PATH', 'tfds:NAME:SPLIT' (each with '[:10%]' for a part), 'wds:PATH/{000..099}.tar', 'shapes:train', or a list of (source, weight) pairs"
 
 # fmt: off
 SCHEMA = {
-    "task": Key("classification", str, "what the model is trained to do", ("classification", "masked_autoencoding")),
+    "task": Key("classification", str, "what the model is trained to do", ("classification", "masked_autoencoding", "contrastive")),
     "model": Open(
         {"name": Key("vit_s16", str, "a name from vision_jax.list_models()")},
         "the model's name and any of its fields to override",
@@ -60,6 +60,10 @@ SCHEMA = {
         "train": Key("digits:train", str | list, f"training source: {SOURCE}"),
         "eval": Key("digits:test", str, "evaluation source, every example of which counts once"),
         "tfds_dir": Key("", str, "folder of prepared TFDS data sets; empty: TFDS's own default"),
+        "templates": Key((), tuple, "contrastive: captions for pictures that have a class and no text, '{}' being the class's name"),
+        "tokenizer": Key("bytes", str, "contrastive: 'bytes', or CLIP's BPE: 'clip', 'clip:FILE' or 'clip:ORG/MODEL'"),
+        "context_length": Key(77, int, "contrastive: tokens of a text, start and end included"),
+        "long_texts": Key("cut", str, "contrastive: a text of more tokens is cut, its end token kept, or stops the run", ("cut", "raise")),
         "image_size": Key(224, int | tuple, "pixels a side, or (height, width)"),
         "mean": Key((0.5, 0.5, 0.5), tuple, "per-channel mean of images scaled to [0, 1]"),
         "std": Key((0.5, 0.5, 0.5), tuple, "per-channel standard deviation of images scaled to [0, 1]"),
@@ -176,6 +180,16 @@ SCHEMA = {
             "shots": Key((), tuple, "numbers of examples a class for probes of few examples besides"),
             "shots_l2": Key(0.01, float, "regulariser of these"),
         },
+        "zero_shot": {
+            "every": Key("", Duration, "how often, besides at the end; empty: never"),
+            "source": Key("", str | list, "labelled pictures; empty: data.eval"),
+            "classes": Key("", str, "JSON file of class names, with a context where wanted; empty: the source's own names"),
+            "templates": Key("", str, "JSON file or built-in set of prompts; empty: data.templates, or '{}' alone"),
+        },
+        "retrieval": {
+            "every": Key("", Duration, "how often, besides at the end; empty: never"),
+            "source": Key("", str | list, "pictures with captions; empty: data.eval"),
+        },
     },
     "log": {
         "every": Key("50 steps", Duration, "how often metrics are written"),
@@ -184,7 +198,7 @@ SCHEMA = {
         "peak_tflops": Key(0.0, float, "peak of one device in TFLOP/s, for MFU; 0: known devices' own"),
         "compile_cache": Key("~/.cache/vision_jax/compile", str, "folder of XLA's compilation cache; empty: off"),
     },
-    "init_from": Key("", str, "work folder or checkpoint whose parameters training starts from"),
+    "init_from": Key("", str, "work folder or checkpoint whose parameters training starts from; 'image=PATH' or 'text=PATH': for one tower of a CLIP"),
     "seed": Key(0, int, "seed of parameters, data order, augmentation and dropout"),
 }
 # fmt: on

@@ -9,13 +9,27 @@ from vision_jax.errors import ConfigError
 tfds = pytest.importorskip("tensorflow_datasets")
 
 
+TEXTS = [("a grey square", "un carr\u00e9 gris"), ("\u7070\u8272",), ("one", "two", "three")]
+CAPTIONS = {  # configuration: name of the feature, the feature, and how texts are given to it
+    "coco": (
+        "captions",
+        lambda: tfds.features.Sequence({"id": np.int64, "text": np.str_}),
+        lambda texts: [{"id": i, "text": text} for i, text in enumerate(texts)],
+    ),
+    "several": ("captions", lambda: tfds.features.Sequence(tfds.features.Text()), list),
+    "one": ("text", tfds.features.Text, lambda texts: texts[0]),
+    "numbers": ("captions", lambda: tfds.features.Sequence(np.int64), lambda texts: [len(text) for text in texts]),
+    "unnamed": ("remarks", tfds.features.Text, lambda texts: texts[0]),
+}
+
+
 def _greys(count, start):
     return [np.full((6, 5, 3), start + i, np.uint8) for i in range(count)]
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """A folder with the prepared data sets tiny_squares (labelled, array_record) and tiny_texts (no image)."""
+    """Prepared data sets: tiny_squares (labels, a caption), tiny_captions (texts of many forms), tiny_texts (no image)."""
     import io
 
     from PIL import Image
@@ -46,6 +60,34 @@ def data_dir(tmp_path_factory):
         def _generate_examples(self):
             raise NotImplementedError
 
+    class TinyCaptions(tfds.core.GeneratorBasedBuilder):
+        """Features as those of coco_captions, or with the captions in another form."""
+
+        VERSION = tfds.core.Version("1.0.0")
+        BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in CAPTIONS]  # noqa: RUF012
+
+        def _info(self):
+            name, feature, _ = CAPTIONS[self.builder_config.name]
+            features = {
+                "image": tfds.features.Image(shape=(None, None, 3)),
+                "image/id": np.int64,
+                "objects": tfds.features.Sequence({"label": tfds.features.ClassLabel(num_classes=80)}),
+                name: feature(),
+            }
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, _):
+            name, _, form = CAPTIONS[self.builder_config.name]
+            return {
+                "train": [
+                    (i, {"image": png(image), "image/id": i, "objects": [{"label": 3}] * i, name: form(TEXTS[i])})
+                    for i, image in enumerate(_greys(len(TEXTS), 30))
+                ]
+            }
+
+        def _generate_examples(self):
+            raise NotImplementedError
+
     class TinyTexts(tfds.core.GeneratorBasedBuilder):
         VERSION = tfds.core.Version("1.0.0")
 
@@ -61,8 +103,11 @@ def data_dir(tmp_path_factory):
             raise NotImplementedError
 
     root = tmp_path_factory.mktemp("tfds")
-    for builder in (TinySquares, TinyTexts):
-        builder(data_dir=root, file_format="array_record").download_and_prepare()
+    options = dict(data_dir=root, file_format="array_record")
+    for builder in (TinySquares(**options), TinyTexts(**options)):
+        builder.download_and_prepare()
+    for name in CAPTIONS:
+        TinyCaptions(config=name, **options).download_and_prepare()
     return str(root)
 
 
@@ -84,6 +129,22 @@ def test_versions_and_sub_splits(data_dir, name, split, length):
     assert len(open_source(f"tfds:{name}:{split}", tfds_dir=data_dir)) == length
 
 
+@pytest.mark.parametrize("form, count", [("coco", None), ("several", None), ("one", 1)])
+def test_captions_of_images_without_labels(data_dir, form, count):
+    source = open_source(f"tfds:tiny_captions/{form}:train", tfds_dir=data_dir)
+    assert len(source) == 3 and source.num_classes == 0 and source.class_names == ()
+    for example in (source[i] for i in range(3)):
+        number = int(np.asarray(images.decode(example["image"]))[0, 0, 0]) - 30
+        assert example["captions"] == TEXTS[number][:count] and example["label"] == 0
+
+
+def test_captions_beside_labels(data_dir):
+    source = open_source("tfds:tiny_squares:test", tfds_dir=data_dir)
+    for example in (source[i] for i in range(4)):
+        assert example["label"] == 1
+        assert example["captions"] == (f"grey {np.asarray(images.decode(example['image']))[0, 0, 0]}",)
+
+
 def test_survives_pickling(data_dir):
     source = open_source("tfds:tiny_squares:test", tfds_dir=data_dir)
     assert pickle.loads(pickle.dumps(source))[2] == source[2]
@@ -101,7 +162,9 @@ def test_survives_pickling(data_dir):
             "tfds.builder('cifar10', data_dir='{dir}', file_format='array_record').download_and_prepare()",
         ),
         ("tiny_squares:9.9.9:train", "is not prepared in '{dir}', only tiny_squares/1.2.0"),
-        ("tiny_texts:train", "is not one of labelled images; its features: text"),
+        ("tiny_texts:train", "is not one of labelled or captioned images; its features: text"),
+        ("tiny_captions/numbers:train", "its features: captions, image, image/id, objects"),
+        ("tiny_captions/unnamed:train", "its features: image, image/id, objects, remarks"),
     ],
 )
 def test_errors_say_what_would_be_right(data_dir, spec, message):

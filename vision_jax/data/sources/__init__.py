@@ -2,7 +2,7 @@
 
 import math
 import re
-from typing import Protocol, TypedDict
+from typing import NotRequired, Protocol, TypedDict
 
 import numpy as np
 
@@ -10,8 +10,10 @@ from vision_jax.config import SOURCE
 from vision_jax.data.sources.digits import Digits
 from vision_jax.data.sources.folder import Folder
 from vision_jax.data.sources.mix import Mix
+from vision_jax.data.sources.shapes import Shapes
 from vision_jax.data.sources.share import Share
 from vision_jax.data.sources.tfds import Tfds
+from vision_jax.data.sources.wds import Wds
 from vision_jax.errors import ConfigError
 
 
@@ -19,6 +21,7 @@ class Example(TypedDict):
     image: bytes | np.ndarray  # an encoded file, or uint8[H, W, C]
     label: int
     name: str  # for messages: which file or record this is
+    captions: NotRequired[tuple[str, ...]]  # texts that describe the picture; absent where a source has none
 
 
 class Source(Protocol):
@@ -36,9 +39,10 @@ def open_source(spec: str | tuple, *, tfds_dir: str = "") -> Source:
     """The source that `spec` names.
 
     Args:
-        spec: "digits:train", "digits:test", "folder:PATH", "tfds:NAME:SPLIT", or ((spec, weight), ...) for a mix whose
-            examples come in the proportions of the weights. "folder:PATH[:10%]" and "digits:train[:10%]" are the first
-            tenth of each class; TFDS has slices of its own, "tfds:NAME:train[:10%]", which know no classes.
+        spec: "digits:train", "digits:test", "shapes:train", "shapes:test", "folder:PATH", "tfds:NAME:SPLIT",
+            "wds:PATH/{000..099}.tar", or ((spec, weight), ...) for a mix whose examples come in the proportions of the
+            weights. "folder:PATH[:10%]" and "digits:train[:10%]" are the first tenth of each class; TFDS has slices of
+            its own, "tfds:NAME:train[:10%]", which know no classes.
         tfds_dir: folder of prepared TFDS data sets; empty: TFDS's own default.
 
     Raises:
@@ -54,8 +58,12 @@ def open_source(spec: str | tuple, *, tfds_dir: str = "") -> Source:
             return Digits(rest)
         case "folder":
             return Folder(rest)
+        case "shapes":
+            return Shapes(rest)
         case "tfds":
             return Tfds(rest, tfds_dir)
+        case "wds":
+            return Wds(rest)
     raise ConfigError(f"no such data source: {spec!r}; expected {SOURCE}")
 
 

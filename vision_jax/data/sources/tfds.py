@@ -3,6 +3,8 @@
 import os
 import re
 
+import numpy as np
+
 from vision_jax.config import nearest
 from vision_jax.errors import ConfigError
 
@@ -11,14 +13,15 @@ _SPEC = re.compile(r"(?P<name>[^:]+(?::[\d*]+\.[\d*]+\.[\d*]+)?):(?P<split>.+)")
 
 
 class Tfds:
-    """The encoded images and labels of one split of a prepared data set.
+    """The encoded images of one split of a prepared data set, with their labels, their captions or both.
 
-    The data set needs one image and one class label among its features, and a file format with random access, such as
-    array_record.
+    The data set needs a file format with random access, such as array_record, and among its features one image, and one
+    class label or a feature 'captions', 'caption' or 'text': a text, a sequence of texts, or one of dictionaries with a
+    'text'. Without labels num_classes is 0, and so is every label.
 
     Raises:
-        ConfigError: the data set or split is unknown, not prepared, without random access, or not one of labelled
-            images; the message says what would be right, with the command that prepares the data set.
+        ConfigError: the data set or split is unknown, not prepared, without random access, or not one of labelled or
+            captioned images; the message says what would be right, with the command that prepares the data set.
     """
 
     def __init__(self, spec: str, data_dir: str = ""):
@@ -35,7 +38,7 @@ class Tfds:
             raise ConfigError(_not_found(name, data_dir)) from None
         _check_format(name, builder)
         features = builder.info.features
-        image, label = _image_and_label(name, features)
+        image, label, texts = _image_label_and_texts(name, features)
         pictures = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
         try:
             self._records = builder.as_data_source(
@@ -46,16 +49,23 @@ class Tfds:
             guess = nearest(split, splits)
             known = "" if "known" in guess else f" (splits: {', '.join(splits)})"
             raise ConfigError(f"TFDS data set '{name}' has no split '{split}'{guess}{known}") from None
-        self._spec, self._image, self._label = spec, image, label
-        self.num_classes = features[label].num_classes
-        self.class_names = tuple(features[label].names)
+        self._spec, self._image, self._label, self._texts = spec, image, label, texts
+        self.num_classes = features[label].num_classes if label else 0
+        self.class_names = tuple(features[label].names) if label else ()
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: int) -> dict:
         record = self._records[index]
-        return {"image": record[self._image], "label": int(record[self._label]), "name": f"tfds:{self._spec}[{index}]"}
+        label = int(record[self._label]) if self._label else 0
+        example = {"image": record[self._image], "label": label, "name": f"tfds:{self._spec}[{index}]"}
+        if self._texts:
+            texts = record[self._texts]
+            texts = texts["text"] if isinstance(texts, dict) else texts
+            texts = [texts] if isinstance(texts, bytes) else texts
+            example["captions"] = tuple(text.decode("utf-8", errors="replace") for text in texts)
+        return example
 
 
 def _not_found(name: str, data_dir: str) -> str:
@@ -93,16 +103,31 @@ def _check_format(name: str, builder) -> None:
         )
 
 
-def _image_and_label(name: str, features) -> tuple[str, str]:
-    """The names of the only image and the only class label, or else of those called 'image' and 'label'."""
+def _image_label_and_texts(name: str, features) -> tuple[str, str, str]:
+    """The names of the only image and class label, or else of those called 'image' and 'label', and of the texts.
+
+    That of the label or the texts is empty where the data set has none.
+    """
     import tensorflow_datasets as tfds
 
     found = []
     for kind, usual in ((tfds.features.Image, "image"), (tfds.features.ClassLabel, "label")):
         keys = [key for key, feature in features.items() if isinstance(feature, kind)]
-        if len(keys) != 1 and usual not in keys:
-            raise ConfigError(
-                f"TFDS data set '{name}' is not one of labelled images; its features: {', '.join(features)}"
-            )
-        found.append(usual if usual in keys else keys[0])
-    return tuple(found)
+        found.append(keys[0] if len(keys) == 1 else usual if usual in keys else "")
+    image, label = found
+    texts = next((key for key in ("captions", "caption", "text") if key in features and _is_texts(features[key])), "")
+    if not (image and (label or texts)):
+        raise ConfigError(
+            f"TFDS data set '{name}' is not one of labelled or captioned images; its features: {', '.join(sorted(features))}"
+        )
+    return image, label, texts
+
+
+def _is_texts(feature) -> bool:
+    import tensorflow_datasets as tfds
+
+    dtype, shape = feature.np_dtype, feature.shape
+    if isinstance(dtype, dict):
+        dtype, shape = dtype.get("text"), shape.get("text", ())
+    is_nested = isinstance(feature, tfds.features.Dataset) or len(shape) > 1
+    return dtype is not None and not isinstance(dtype, dict) and np.dtype(dtype).kind in "OSU" and not is_nested

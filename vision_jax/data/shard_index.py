@@ -1,0 +1,205 @@
+"""Which pairs a tar shard holds, and where: found once, kept in a file.
+
+KEY is a member's name up to its last dot, folders included; the order of members does not matter. Names that start with
+a dot, and other suffixes, are passed over. What cannot make a pair beyond doubt is left out and counted under a reason,
+so that a picture never meets the text of another key.
+
+An index is kept beside its shard as SHARD.index, or in ~/.cache/vision_jax/wds, or in the system's temporary folder,
+whichever can be written to. It holds for one size and modification time of the shard. The file is a line of JSON and the
+rows of the array `Index.pairs`, whose checksum the line has.
+"""
+
+import collections
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import secrets
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from vision_jax.data import tar
+from vision_jax.data.shards import NO_CAPTION, Shard, Skip, check_unchanged, parse_captions, read
+from vision_jax.errors import ConfigError
+
+EMPTY_PICTURE = "empty picture"
+NO_PICTURE = "caption without picture"
+DUPLICATE = "duplicate key"
+
+_KINDS = {**dict.fromkeys((b"jpg", b"jpeg", b"png", b"webp"), "picture"), b"txt": "txt", b"json": "json"}
+_FORMAT = "vision_jax shard index 1"
+_NAMED = 5  # skipped members of each reason whose names are kept
+
+
+Skipped = dict[str, tuple[int, list[str]]]  # reason -> number of pairs or members left out, the first of their names
+
+
+class Index(NamedTuple):
+    """pairs: a structured array on file, a row a pair in the order of the pictures: offset and size in bytes of
+    "picture" and "caption", whether the caption "is_json", and the "key"."""
+
+    pairs: np.ndarray
+    skipped: Skipped
+
+
+def read_indexes(shards: Sequence[Shard], source: str) -> tuple[list[int], Skipped]:
+    """The number of pairs in each shard, and what was left out of all of them.
+
+    Shards whose index is not at hand yet are indexed. Raises ConfigError where a shard cannot be read.
+    """
+    with ThreadPoolExecutor(8) as pool:
+        missing = sum(pool.map(lambda shard: _kept(shard) is None, shards))
+        if missing:
+            print(f"{source}: indexing {missing} of {len(shards)} shards", file=sys.stderr, flush=True)
+        try:
+            lengths, skipped = zip(*pool.map(lambda shard: _summary(index_of(shard)), shards), strict=True)
+        except OSError as error:
+            raise ConfigError(f"{source}: {error}") from error
+    return list(lengths), total_skipped(skipped)
+
+
+def _summary(index: Index) -> tuple[int, Skipped]:
+    return len(index.pairs), index.skipped
+
+
+@functools.lru_cache(maxsize=2048)  # a process may have some 65,000 maps of files
+def index_of(shard: Shard) -> Index:
+    """The index of a shard, made if need be. Raises OSError where the shard is unreadable or not what it was."""
+    return _kept(shard) or _keep(shard, *_make(shard))
+
+
+def total_skipped(parts: Iterable[Skipped]) -> Skipped:
+    """What several indexes left out, in one."""
+    total: Skipped = {}
+    for reason, (count, names) in (item for part in parts for item in part.items()):
+        counted, named = total.get(reason, (0, []))
+        total[reason] = counted + count, (named + names)[:_NAMED]
+    return total
+
+
+def _make(shard: Shard) -> tuple[np.ndarray, Skipped]:
+    rows, skipped = [], collections.defaultdict(list)
+    for key, found in _members_by_key(shard, skipped).items():
+        try:
+            rows.append((*_pair(shard, found), key))
+        except Skip as error:
+            skipped[str(error)].append(key)
+    rows.sort()
+    named = {
+        reason: (len(keys), [f"{shard.path}:{key.decode(errors='replace')}" for key in keys[:_NAMED]])
+        for reason, keys in skipped.items()
+    }
+    return np.array(rows, _dtype(max([len(row[-1]) for row in rows], default=1))), named
+
+
+def _dtype(key_bytes: int) -> np.dtype:
+    offsets = [(name, "<i8") for name in ("picture", "picture_size", "caption", "caption_size")]
+    return np.dtype([*offsets, ("is_json", "?"), ("key", f"S{max(key_bytes, 1)}")])
+
+
+def _members_by_key(shard: Shard, skipped: dict[str, list[bytes]]) -> dict[bytes, list[tuple[str, tar.Member]]]:
+    """key -> (kind, member) of all members that belong to pairs; `skipped` gets those that cannot be assigned."""
+    keys: dict[bytes, list] = {}
+    last = None
+    with open(shard.path, "rb") as stream:
+        check_unchanged(shard, stream.fileno())
+        for member in tar.members(stream, shard.size):
+            key, _, suffix = member.name.removeprefix(b"./").rpartition(b".")
+            kind = _KINDS.get(suffix.lower())
+            if kind and not key.rpartition(b"/")[2].startswith(b"."):
+                keys.setdefault(key, []).append((kind, member))
+                last = key
+            elif member.problem:
+                skipped[member.problem].append(member.name or b"byte %d" % member.offset)
+                if member.problem == tar.DAMAGED and last is not None:  # bytes may be missing from what lies before
+                    keys[last].append(("damage", member))
+        check_unchanged(shard, stream.fileno())
+    return keys
+
+
+def _pair(shard: Shard, found: list[tuple[str, tar.Member]]) -> tuple[int, int, int, int, bool]:
+    """Offset and size of the picture and of the caption, and whether the latter is JSON. Raises Skip."""
+    for _, member in found:
+        if member.problem:
+            raise Skip(member.problem)
+    kinds = dict(found)
+    if len(kinds) < len(found):
+        raise Skip(DUPLICATE)
+    if "picture" not in kinds:
+        raise Skip(NO_PICTURE)
+    if not kinds["picture"].size:
+        raise Skip(EMPTY_PICTURE)
+    is_json = "txt" not in kinds
+    caption = kinds.get("json" if is_json else "txt")
+    if caption is None:
+        raise Skip(NO_CAPTION)
+    parse_captions(read(shard, caption.offset, caption.size), is_json)
+    return kinds["picture"].offset, kinds["picture"].size, caption.offset, caption.size, is_json
+
+
+def _places(shard: Shard) -> list[pathlib.Path]:
+    name = hashlib.sha256(repr(shard).encode()).hexdigest()[:32] + ".index"
+    temporary = pathlib.Path(tempfile.gettempdir()) / f"vision_jax_wds_{os.getuid()}"
+    return [
+        pathlib.Path(shard.path + ".index"),
+        pathlib.Path("~/.cache/vision_jax/wds").expanduser() / name,
+        temporary / name,
+    ]
+
+
+def _kept(shard: Shard) -> Index | None:
+    for path in _places(shard):
+        try:
+            return _load(path, shard)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            continue  # absent, of another state of the shard, or corrupt
+    return None
+
+
+def _load(path: pathlib.Path, shard: Shard) -> Index:
+    with open(path, "rb") as stream:
+        line = stream.readline(2**20)
+        head = json.loads(line)
+        if (head["format"], head["size"], head["mtime_ns"]) != (_FORMAT, shard.size, shard.mtime_ns):
+            raise ValueError("the index is of another file")
+        dtype, count = _dtype(head["key_bytes"]), head["pairs"]
+        if os.fstat(stream.fileno()).st_size != len(line) + count * dtype.itemsize:
+            raise ValueError("the index is not whole")
+        pairs = np.memmap(stream, dtype, "r", len(line), (count,)) if count else np.zeros(0, dtype)
+    pairs = np.asarray(pairs)
+    if zlib.crc32(pairs.view(np.uint8)) != head["crc32"]:
+        raise ValueError("the index is corrupt")
+    return Index(pairs, {reason: (number, names) for reason, (number, names) in head["skipped"].items()})
+
+
+def _keep(shard: Shard, pairs: np.ndarray, skipped: Skipped) -> Index:
+    head = dict(
+        format=_FORMAT,
+        size=shard.size,
+        mtime_ns=shard.mtime_ns,
+        pairs=len(pairs),
+        key_bytes=pairs.dtype["key"].itemsize,
+        crc32=zlib.crc32(pairs.view(np.uint8)),
+        skipped=skipped,
+    )
+    places = _places(shard)
+    for path in places:
+        part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")  # other processes may do the same
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(json.dumps(head).encode() + b"\n" + pairs.tobytes())
+            part.replace(path)
+            return _load(path, shard)
+        except OSError:
+            with contextlib.suppress(OSError):
+                part.unlink()
+    folders = ", ".join(str(path.parent) for path in places)
+    raise ConfigError(f"the index of shard '{shard.path}' can be written to none of {folders}")

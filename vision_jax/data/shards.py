@@ -1,0 +1,113 @@
+"""Tar shards of pictures with captions, as img2dataset writes them: random access to their bytes, and their captions.
+
+A pair is a picture KEY.jpg, .jpeg, .png or .webp and, in the same shard, the text KEY.txt (UTF-8, one caption however
+many lines it has) or, where there is none, the "caption" of KEY.json: a text, or a list of texts, each a caption.
+"""
+
+import functools
+import json
+import os
+from typing import NamedTuple
+
+from vision_jax.errors import ConfigError
+
+NO_CAPTION = "no caption"
+EMPTY_CAPTION = "empty caption"
+NOT_TEXT = "caption is not text"
+
+
+class Shard(NamedTuple):
+    """A tar file as it was when it was first looked at."""
+
+    path: str
+    size: int
+    mtime_ns: int
+
+
+class Skip(ValueError):
+    """Bytes that make no pair; the message is the reason, under which they are counted."""
+
+
+def find_shard(path: str, source: str) -> Shard:
+    """Raises ConfigError, naming the file and the `source` that asks for it, where it is missing or no file."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise ConfigError(f"{source}: shard '{path}' cannot be read: {error.strerror}") from None
+    if os.path.isdir(path):
+        raise ConfigError(f"{source}: '{path}' is a folder; did you mean 'wds:{os.path.join(path, '*.tar')}'?")
+    return Shard(os.path.abspath(path), status.st_size, status.st_mtime_ns)
+
+
+def read(shard: Shard, offset: int, size: int) -> bytes:
+    """Bytes of a shard, from any thread. Raises OSError where it cannot be read, or has changed since it was found."""
+    file = _open(shard)  # held while it is read: another thread may drop it from the cache
+    check_unchanged(shard, file.number)
+    data = os.pread(file.number, size, offset)
+    while len(data) < size:  # a signal, or Linux's limit of 2 GB a call
+        more = os.pread(file.number, size - len(data), offset + len(data))
+        if not more:
+            raise OSError(f"shard '{shard.path}' ends at byte {offset + len(data)}, before {offset + size}")
+        data += more
+    return data
+
+
+def check_unchanged(shard: Shard, number: int) -> None:
+    """Raises OSError where the open file of that number is not, or no longer, what the shard was."""
+    status = os.fstat(number)
+    if (status.st_size, status.st_mtime_ns) != (shard.size, shard.mtime_ns):
+        raise OSError(f"shard '{shard.path}' has changed since this program found it")
+
+
+class _File:
+    """An open file, closed when nobody holds it any more."""
+
+    def __init__(self, path: str):
+        self.number = os.open(path, os.O_RDONLY)
+
+    def __del__(self):
+        if hasattr(self, "number"):
+            os.close(self.number)
+
+
+@functools.lru_cache(maxsize=128)  # of the 1,024 files that a process may commonly have open
+def _open(shard: Shard) -> _File:
+    return _File(shard.path)
+
+
+def read_captions(shard: Shard, pair) -> tuple[str, ...]:
+    """The captions of a row of the shard's index. Raises OSError where the shard is not what it was."""
+    try:
+        return parse_captions(read(shard, int(pair["caption"]), int(pair["caption_size"])), bool(pair["is_json"]))
+    except Skip as error:
+        raise OSError(f"shard '{shard.path}' has changed since it was indexed: {error}") from None
+
+
+def parse_captions(data: bytes, is_json: bool) -> tuple[str, ...]:
+    """The captions in a text or JSON member: stripped, none of them empty. Raises Skip."""
+    try:
+        text = data.decode("utf-8-sig")
+        texts = _caption_of(json.loads(text)) if is_json and text.strip() else [text]
+        captions = tuple(stripped for text in texts if (stripped := text.strip()))
+        "".join(captions).encode()  # JSON can escape halves of characters
+    except Skip:
+        raise
+    except (ValueError, RecursionError):  # of the decoders
+        raise Skip(NOT_TEXT) from None
+    if not captions:
+        raise Skip(EMPTY_CAPTION)
+    if any("\0" in caption for caption in captions):
+        raise Skip(NOT_TEXT)
+    return captions
+
+
+def _caption_of(record) -> list[str]:
+    if not isinstance(record, dict):
+        raise Skip(NOT_TEXT)
+    texts = record.get("caption")
+    texts = texts if isinstance(texts, list) else [texts]
+    if texts in ([], [None]):
+        raise Skip(NO_CAPTION)
+    if not all(isinstance(text, str) for text in texts):
+        raise Skip(NOT_TEXT)
+    return texts

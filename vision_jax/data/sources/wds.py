@@ -1,0 +1,123 @@
+"""Pictures with captions in tar shards (img2dataset's "webdataset" format), or a curated selection of them."""
+
+import glob
+import itertools
+import os
+import re
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from vision_jax.data import selection
+from vision_jax.data.shard_index import index_of, read_indexes
+from vision_jax.data.shards import Shard, find_shard, read, read_captions
+from vision_jax.errors import ConfigError
+
+_reported: set[str] = set()  # lines on skipped members, in this process
+
+
+class Wds:
+    """The pairs of tar shards, shard after shard, in the order of their pictures; see `vision_jax.data.shards`.
+
+    Examples have "captions", a tuple of one text or more, and "label" 0: there are no classes. `skipped` counts what
+    was left out, by reason. Rows of the indexes stay on file: a source, and its copy in a worker, are small.
+
+    Args:
+        spec: a tar file, or a pattern of them: "PATH/{000..099}.tar" (any number of braces, which may also be lists as
+            in "{a,b}"), "PATH/*.tar"; or the .npz file of a selection that `vision_jax.data.curate` wrote.
+
+    Raises:
+        ConfigError: a shard is missing, nothing matches, there is no pair at all, or a selection does not fit its
+            shards.
+    """
+
+    num_classes = 0
+    class_names = ()
+
+    def __init__(self, spec: str):
+        name = f"wds:{spec}"
+        if not spec:
+            raise ConfigError("data source 'wds:' names no shards; expected such as 'wds:PATH/{000..099}.tar'")
+        chosen = selection.read(spec) if spec.endswith(selection.SUFFIX) else None
+        self._shards = tuple(find_shard(path, name) for path in (chosen["shards"] if chosen else expand(spec)))
+        lengths, skipped = read_indexes(self._shards, name)
+        if chosen:
+            _check_unchanged(spec, chosen, self._shards, lengths)
+        self._rows = chosen["rows"] if chosen else None  # uint32[len(self)], in the index of their shard
+        self._starts = chosen["starts"] if chosen else np.cumsum([0, *lengths])
+        self.skipped = {reason: count for reason, (count, _) in skipped.items()}
+        if not len(self):
+            reasons = "".join(f"; {count} x {reason}: {names[0]}" for reason, (count, names) in skipped.items())
+            raise ConfigError(f"{name} holds no picture with a caption{reasons}")
+        for line in (f"{name}: skipped {line}" for line in describe(skipped)):
+            if line not in _reported:
+                _reported.add(line)
+                print(line, file=sys.stderr, flush=True)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: int) -> dict:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        row = index - int(self._starts[number]) if self._rows is None else int(self._rows[index])
+        shard = self._shards[number]
+        pair = index_of(shard).pairs[row]
+        return {
+            "image": read(shard, int(pair["picture"]), int(pair["picture_size"])),
+            "label": 0,
+            "name": f"{shard.path}:{pair['key'].decode(errors='replace')}",
+            "captions": read_captions(shard, pair),
+        }
+
+
+def describe(skipped: dict[str, tuple[int, list[str]]]) -> list[str]:
+    """A line for each reason: how many were left out, and the names of the first."""
+    return [
+        f"{count} x {reason}: {', '.join(names)}{', ...' if count > len(names) else ''}"
+        for reason, (count, names) in sorted(skipped.items())
+    ]
+
+
+def expand(pattern: str) -> list[str]:
+    """The paths that a pattern names: braces in the order that shells have, then files that match * and ? by name.
+
+    Raises:
+        ConfigError: braces that are neither a range {000..099} nor a list {a,b}, or a pattern that matches no file.
+    """
+    parts = re.split(r"\{([^{}]*)\}", os.path.expanduser(pattern))
+    if any(brace in text for text in parts[::2] for brace in "{}"):
+        raise ConfigError(f"the braces of 'wds:{pattern}' do not match; expected such as 'PATH/{{000..099}}.tar'")
+    choices = [_braces(part, pattern) if i % 2 else [part] for i, part in enumerate(parts)]
+    paths = []
+    for path in map("".join, itertools.product(*choices)):
+        if "*" in path or "?" in path:
+            found = sorted(glob.glob(path.replace("[", "[[]")))
+            if not found:
+                raise ConfigError(f"no file matches 'wds:{path}'")
+            paths += found
+        else:
+            paths.append(path)
+    return paths
+
+
+def _braces(inside: str, pattern: str) -> list[str]:
+    match = re.fullmatch(r"(\d+)\.\.(\d+)", inside)
+    if match and int(match[1]) <= int(match[2]):
+        padded = any(len(end) > 1 and end[0] == "0" for end in match.groups())
+        width = max(map(len, match.groups())) if padded else 0
+        return [f"{number:0{width}d}" for number in range(int(match[1]), int(match[2]) + 1)]
+    if match or "," not in inside:
+        raise ConfigError(f"'{{{inside}}}' in 'wds:{pattern}' must be a rising range {{000..099}} or a list {{a,b}}")
+    return inside.split(",")
+
+
+def _check_unchanged(path: str, chosen: dict, shards: Sequence[Shard], lengths: Sequence[int]) -> None:
+    for shard, size, was, length in zip(shards, chosen["sizes"], chosen["lengths"], lengths, strict=True):
+        if (shard.size, length) != (size, was):
+            raise ConfigError(
+                f"shard '{shard.path}' is not the one that '{path}' was written for: {was} pairs in {size} bytes then, "
+                f"{length} in {shard.size} now; curate again"
+            )

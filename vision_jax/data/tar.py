@@ -1,0 +1,138 @@
+"""The members of a tar file, found by their headers alone, and past damage.
+
+Python's tarfile ends silently at the first damaged header, and keeps an object for every member. Formats: ustar (POSIX
+1003.1-1988), GNU's long names and large sizes, and pax (POSIX 1003.1-2001) extended headers.
+"""
+
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
+
+_BLOCK = 512
+_LONGEST_EXTENSION = 2**20  # bytes of an extended header; a longer one is taken for damage
+_LOOK_AHEAD = 2**20  # bytes behind the end of an archive that are looked at; its padding has 10,240 at most
+
+DAMAGED = "damaged tar header"
+CUT_OFF = "cut off by the end of the file"
+TRAILING = "bytes after the end of the archive"
+
+
+class Member(NamedTuple):
+    name: bytes  # empty: not known
+    offset: int  # of its data, in bytes from the start of the file
+    size: int  # of its data, in bytes
+    problem: str = ""  # DAMAGED, CUT_OFF, TRAILING or empty
+
+
+class _Header(NamedTuple):
+    name: bytes
+    size: int
+    kind: bytes
+
+
+def members(stream: BinaryIO, length: int) -> Iterator[Member]:
+    """The regular files of a tar file of `length` bytes, in order.
+
+    A damaged header gives a nameless member that says where it is, and reading goes on at the next block that is a
+    header. The member after it is DAMAGED, too: the lost header may have held its real name. A file that ends in the
+    middle of a member, or without the two empty blocks (or one) that end an archive, gives a CUT_OFF member at its end.
+    """
+    position, extended, in_damage, is_suspect = 0, {}, False, False
+    while position + _BLOCK <= length:
+        block = _read(stream, position, _BLOCK)
+        position += _BLOCK
+        header = _parse(block)
+        if header is None:
+            if not any(block) and not any(_read(stream, position, _BLOCK)):
+                if any(_read(stream, position, _LOOK_AHEAD)):
+                    yield Member(b"", position, 0, TRAILING)
+                return
+            if not in_damage:
+                yield Member(b"", position - _BLOCK, 0, DAMAGED)
+            extended, in_damage, is_suspect = {}, True, True
+            continue
+        in_damage = False
+        kind, size = header.kind, header.size
+        if kind in b"123456":  # links, devices and folders have no data
+            extended = {}
+            continue
+        if kind not in b"xXgLK":
+            size = extended.get(b"size", size)
+            if position + size > length:
+                yield Member(extended.get(b"path", header.name), position, size, CUT_OFF)
+                return
+            if kind in b"0\0007":
+                is_suspect = is_suspect or b"GNU.sparse" in extended
+                problem = DAMAGED if is_suspect else ""
+                yield Member(extended.get(b"path", header.name), position, size, problem)
+            extended, is_suspect = {}, False
+        elif position + size > length:
+            yield Member(b"", position, size, CUT_OFF)
+            return
+        elif kind in b"xXL":
+            found = _extension(kind, _read(stream, position, size)) if size <= _LONGEST_EXTENSION else None
+            if found is None:
+                yield Member(b"", position - _BLOCK, 0, DAMAGED)
+                is_suspect = True
+            extended |= found or {}
+        position += -(-size // _BLOCK) * _BLOCK
+    yield Member(b"", min(position, length), 0, CUT_OFF)
+
+
+def _read(stream: BinaryIO, position: int, size: int) -> bytes:
+    stream.seek(position)
+    return stream.read(size)
+
+
+def _parse(block: bytes) -> _Header | None:
+    """The header in a block; None: its checksum is not right."""
+    try:
+        checksum = _number(block[148:156])
+        size = _number(block[124:136])
+    except ValueError:
+        return None
+    if checksum != sum(block) - sum(block[148:156]) + 8 * 32:
+        return None
+    name = _text(block[:100])
+    if block[257:263] == b"ustar\0" and block[345]:
+        name = _text(block[345:500]) + b"/" + name
+    return _Header(name, size, block[156:157])
+
+
+def _number(field: bytes) -> int:
+    """Octal digits, or GNU's big-endian binary, which its first bit marks."""
+    if field[0] & 0x80:
+        if field[0] != 0x80:
+            raise ValueError("a negative number")
+        return int.from_bytes(field[1:], "big")
+    digits = _text(field).strip()
+    if not digits.isdigit() and digits:
+        raise ValueError("not octal")
+    return int(digits or b"0", 8)
+
+
+def _text(field: bytes) -> bytes:
+    return field.partition(b"\0")[0]
+
+
+def _extension(kind: bytes, data: bytes) -> dict | None:
+    """What an extended header says of the next member's b"path", b"size" and b"GNU.sparse"; None: it cannot be read."""
+    if kind == b"L":
+        return {b"path": _text(data)}
+    found = {}
+    while data.strip(b"\0"):
+        length, _, rest = data.partition(b" ")
+        if not length.isdigit() or not len(length) + 2 < int(length) <= len(data):
+            return None
+        key, equals, value = rest[: int(length) - len(length) - 2].partition(b"=")
+        if not equals or data[int(length) - 1 : int(length)] != b"\n":
+            return None
+        if key == b"path":
+            found[key] = value
+        elif key == b"size":
+            if not value.isdigit():
+                return None
+            found[key] = int(value)
+        elif key.startswith(b"GNU.sparse."):
+            found[b"GNU.sparse"] = True
+        data = data[int(length) :]
+    return found

@@ -1,0 +1,154 @@
+"""The vocabulary of CLIP's byte-pair encoding: where it is found, and the files it is read from."""
+
+import gzip
+import importlib
+import importlib.util
+import json
+import pathlib
+import re
+import zlib
+from typing import NamedTuple
+
+from vision_jax.errors import ConfigError
+
+_FILE = "bpe_simple_vocab_16e6.txt.gz"
+_URL = f"https://github.com/openai/CLIP/raw/main/clip/{_FILE}"
+_PACKAGES = ("open_clip", "clip")  # those that carry the file
+_MERGES = 49152 - 256 - 2  # the official file goes on, with merges that CLIP does not use
+_SPECIALS = (("<|startoftext|>", "<|endoftext|>"), ("<start_of_text>", "<end_of_text>"))  # OpenAI's, open_clip's
+
+
+class Vocabulary(NamedTuple):
+    """Ids of the symbols, the pairs to merge with the most urgent first, and the names of the start and end tokens."""
+
+    ids: dict[str, int]
+    merges: list[tuple[str, str]]
+    specials: tuple[str, str]
+
+
+def byte_symbols() -> list[str]:
+    """The printable character that stands for each byte, as in GPT-2: its own, or for the others one from U+0100 on."""
+    printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    others = iter(range(256, 512))
+    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
+
+
+def find_vocabulary(where: str) -> Vocabulary:
+    """The vocabulary of a file, folder or hub id; where `where` is empty, that of an installed package."""
+    if not where:
+        return read_vocabulary(_installed_file())
+    path = pathlib.Path(where).expanduser()
+    if path.exists():
+        return read_vocabulary(path)
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", where) and not where.endswith((".gz", ".txt", ".json")):
+        return _from_hub(where)
+    raise ConfigError(f"the vocabulary '{where}' of tokenizer 'clip:{where}' does not exist; {_ways()}")
+
+
+def read_vocabulary(path: pathlib.Path) -> Vocabulary:
+    """The vocabulary of bpe_simple_vocab_16e6.txt.gz (or unpacked), of tokenizer.json, or of vocab.json and merges.txt.
+
+    Raises:
+        ConfigError: `path` is neither of these, damaged, or of another kind than CLIP's; the message names the file.
+    """
+    if path.is_dir():
+        found = [path / name for name in ("vocab.json", "tokenizer.json", _FILE) if (path / name).is_file()]
+        if not found:
+            raise ConfigError(f"folder '{path}' has no vocabulary; {_ways()}")
+        path = found[0]
+    try:
+        if path.name.endswith(".json"):
+            vocabulary = _of_json(path, json.loads(path.read_text(encoding="utf-8")))
+        else:
+            vocabulary = _of_merges(_merges(path))
+    except (OSError, EOFError, UnicodeDecodeError, json.JSONDecodeError, zlib.error) as error:
+        raise ConfigError(f"cannot read the vocabulary '{path}': {error}") from None
+    _check(path, vocabulary)
+    return vocabulary
+
+
+def _of_merges(merges: list[tuple[str, str]]) -> Vocabulary:
+    """OpenAI's order: the bytes, printable ones first; the same at the end of a word; the merges; start and end."""
+    symbols = sorted(byte_symbols(), key=lambda symbol: (ord(symbol) >= 256, ord(symbol)))
+    names = [*symbols, *(f"{symbol}</w>" for symbol in symbols), *map("".join, merges), *_SPECIALS[0]]
+    return Vocabulary({name: id for id, name in enumerate(names)}, merges, _SPECIALS[0])
+
+
+def _of_json(path: pathlib.Path, content: dict) -> Vocabulary:
+    if not isinstance(content, dict):
+        raise ConfigError(f"'{path}' is no vocabulary of CLIP: it is not a JSON object")
+    if isinstance(model := content.get("model"), dict):  # a tokenizer.json
+        if (model.get("type"), model.get("end_of_word_suffix")) != ("BPE", "</w>"):
+            raise ConfigError(f"'{path}' is no vocabulary of CLIP: its model is not byte-pair encoding with '</w>'")
+        ids = model["vocab"] | {token["content"]: token["id"] for token in content.get("added_tokens", ())}
+        merges = [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in model["merges"]]
+    elif (path.parent / "merges.txt").is_file():
+        ids, merges = content, _merges(path.parent / "merges.txt")
+    else:
+        raise ConfigError(f"'{path}' needs its merges.txt in the same folder; {_ways()}")
+    for specials in _SPECIALS:
+        if all(name in ids for name in specials):
+            return Vocabulary(ids, merges, specials)
+    raise ConfigError(f"'{path}' is no vocabulary of CLIP: it has no '{_SPECIALS[0][0]}' and '{_SPECIALS[0][1]}'")
+
+
+def _merges(path: pathlib.Path) -> list[tuple[str, str]]:
+    content = gzip.decompress(path.read_bytes()) if path.name.endswith(".gz") else path.read_bytes()
+    lines = content.decode("utf-8").rstrip("\n").split("\n")
+    merges = [tuple(line.split()) for line in lines[1 : 1 + _MERGES]]  # the first line is the version
+    for number, merge in enumerate(merges, 2):
+        if len(merge) != 2:
+            raise ConfigError(f"'{path}' is no list of merges: line {number} is not two symbols, {lines[number - 1]!r}")
+    return merges
+
+
+def _check(path: pathlib.Path, vocabulary: Vocabulary) -> None:
+    ids, merges, (start, end) = vocabulary
+    if set(ids.values()) != set(range(len(ids))) or (ids[start], ids[end]) != (len(ids) - 2, len(ids) - 1):
+        raise ConfigError(f"'{path}' is no vocabulary of CLIP: '{start}' and '{end}' must be the last of its ids")
+    needed = {symbol + suffix for symbol in byte_symbols() for suffix in ("", "</w>")}
+    needed.update(name for first, second in merges for name in (first, second, first + second))
+    if missing := needed - ids.keys():
+        raise ConfigError(
+            f"'{path}' is no vocabulary of CLIP: it lacks {len(missing)} symbols, such as {min(missing)!r}"
+        )
+
+
+def _installed_file() -> pathlib.Path:
+    for package in _PACKAGES:
+        spec = importlib.util.find_spec(package)  # finds the folder, imports nothing
+        for folder in (spec and spec.submodule_search_locations) or ():
+            if (file := pathlib.Path(folder) / _FILE).is_file():
+                return file
+    raise ConfigError(f"tokenizer 'clip' finds no vocabulary: no installed package carries it; {_ways()}")
+
+
+def _from_hub(model: str) -> Vocabulary:
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    except ImportError:
+        raise ConfigError(
+            f"tokenizer 'clip:{model}' needs the package 'huggingface_hub', which is not installed: "
+            'pip install "vision_jax[clip]"'
+        ) from None
+    try:
+        try:
+            hf_hub_download(model, "merges.txt")
+            file = hf_hub_download(model, "vocab.json")
+        except LocalEntryNotFoundError:  # no connection, and not in the cache
+            raise
+        except EntryNotFoundError:
+            file = hf_hub_download(model, "tokenizer.json")
+    except (OSError, ValueError, EntryNotFoundError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(f"cannot get the vocabulary of '{model}' from the hub: {reason}; {_ways()}") from None
+    return read_vocabulary(pathlib.Path(file))
+
+
+def _ways() -> str:
+    return (
+        f"get OpenAI's file '{_FILE}' from {_URL} and pass it as 'clip:FILE', name a folder with vocab.json and "
+        "merges.txt as 'clip:FOLDER' or a model of the hub as 'clip:openai/clip-vit-base-patch32', or "
+        "pip install open_clip_torch and pass 'clip'"
+    )
