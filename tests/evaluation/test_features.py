@@ -8,8 +8,8 @@ from PIL import Image
 
 from vision_jax.data import open_source
 from vision_jax.errors import ConfigError
+from vision_jax.evaluation import EVALUATORS, make_evaluators, measure
 from vision_jax.evaluation import features as features_module
-from vision_jax.evaluation import make_evaluators, measure
 from vision_jax.evaluation.features import FeatureExtractor, in_chunks, shared_features
 from vision_jax.evaluation.knn import KNNEvaluator
 from vision_jax.tasks import make_task
@@ -118,6 +118,21 @@ def test_what_cannot_be_measured_is_refused_before_training(config, pixels, tmp_
     config.evals.batch_size = -1
     with pytest.raises(ConfigError, match=r"evals\.batch_size"):
         make_evaluators(pixels, config, make_mesh(config))
+
+
+@pytest.mark.parametrize("name", ["classification", "knn", "linear_probe"])
+def test_data_without_classes_are_refused(name, config, pixels):
+    mesh = make_mesh(config)
+    if name != "classification":
+        config.evals[name].train = "shapes:train"
+        with pytest.raises(ConfigError, match=rf"evals\.{name} learns classes, and 'shapes:train' has none"):
+            EVALUATORS[name](pixels, config, mesh)
+        config.evals[name].train = ""
+    config.data.eval = "shapes:test"
+    with pytest.raises(
+        ConfigError, match=rf"evals\.{name} needs .*classes, and config\.data\.eval='shapes:test' has none"
+    ):
+        EVALUATORS[name](pixels, config, mesh)
 
 
 def test_a_run_measures_its_frozen_features(config, tmp_path):

@@ -22,6 +22,7 @@ import numpy as np
 
 from vision_jax.data import images
 from vision_jax.data.augment import TrainTransform, train_transform
+from vision_jax.data.captions import CaptionTokens, caption_tokens
 from vision_jax.data.sources import Source, open_source
 from vision_jax.data.sources.mix import Mix
 from vision_jax.errors import ConfigError
@@ -36,7 +37,8 @@ class Batches(Iterator[Batch]):
     """Batches made ahead by threads or worker processes, which end with `close()`, the `with` block or an error.
 
     Each batch has "image": uint8[b, H, W, 3], "label": int32[b], "mask": bool[b] (False: a broken image or padding,
-    whose image is black) and "id": int32[b] (the example's index in its source, -1 for padding).
+    whose image is black) and "id": int32[b] (the example's index in its source, -1 for padding). Training batches of a
+    task that reads texts have "tokens": int32[b, L], too, one of the example's texts.
     """
 
     def __init__(self, dataset, data, batch_bytes: int):
@@ -95,11 +97,13 @@ def train_batches(config, *, seed: int, start_step: int, process_index: int = 0,
     import grain
 
     source = open_source(config.data.train, tfds_dir=config.data.tfds_dir)
-    transform = train_transform(config.data)
+    transform, captions = train_transform(config.data), caption_tokens(config, source)
     size = _share(config.batch_size, process_count, "batch_size")
     _check_counts(config.data)
     ids = _Repeated(_training_order(source, seed), config.data.augment.repeats)
-    examples = grain.MapDataset.source(ids).random_map(_TrainExample(source, transform), seed=_derived(seed, 0))
+    examples = grain.MapDataset.source(ids).random_map(
+        _TrainExample(source, transform, captions), seed=_derived(seed, 0)
+    )
     batches = examples[process_index::process_count].batch(size)[start_step:]
     return Batches(batches, config.data, size * _image_bytes(transform.size))
 
@@ -160,9 +164,11 @@ class _Repeated:
 class _TrainExample:
     source: Source
     transform: TrainTransform
+    captions: CaptionTokens | None
 
     def __call__(self, id: int, rng: np.random.Generator) -> dict:
-        return _example(self.source, id, functools.partial(self.transform, rng=rng), self.transform.size)
+        transform = functools.partial(self.transform, rng=rng)
+        return _example(self.source, id, transform, self.transform.size, self.captions, rng)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,17 +182,26 @@ class _EvalExample:
         return _example(self.source, id, self.transform, self.transform.size)
 
 
-def _example(source: Source, id: int, transform: Callable, size: tuple[int, int]) -> dict:
-    """One row of a batch; an image that cannot be read or decoded is masked, and reported the first time."""
-    label, name = 0, f"example {id}"
+def _example(
+    source: Source,
+    id: int,
+    transform: Callable,
+    size: tuple[int, int],
+    captions: CaptionTokens | None = None,
+    rng: np.random.Generator | None = None,
+) -> dict:
+    """One row of a batch; an example that cannot be read, or has no picture or text, is masked and reported once."""
+    label, name, tokens = 0, f"example {id}", {"tokens": captions.none} if captions else {}
     try:
         example = source[id]
         label, name = example["label"], example["name"]
+        if captions:
+            tokens = {"tokens": captions(example, rng)}
         image = images.decode(example["image"])
     except (OSError, images.BrokenImage) as error:
         _report_broken(name, str(error))
-        return _row(None, label, id, size)
-    return _row(transform(image), label, id, size)
+        return _row(None, label, id, size) | tokens
+    return _row(transform(image), label, id, size) | tokens
 
 
 def _row(image: np.ndarray | None, label: int, id: int, size: tuple[int, int]) -> dict:

@@ -17,6 +17,10 @@ class ClassificationEvaluator:
     def __init__(self, task, config, mesh):
         self.config, self.mesh = config, mesh
         self.source = open_source(config.data.eval, tfds_dir=config.data.tfds_dir)
+        if not self.source.num_classes:
+            raise ConfigError(
+                f"config.evals.classification needs classes, and config.data.eval={config.data.eval!r} has none"
+            )
         if self.source.num_classes > task.model.num_classes:
             raise ConfigError(
                 f"config.data.eval={config.data.eval!r} has {self.source.num_classes} classes, the model only {task.model.num_classes}"

@@ -2,9 +2,10 @@
 
 import contextlib
 import contextvars
+import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -33,11 +34,7 @@ class FeatureExtractor:
 
     def __init__(self, task, config, mesh: Mesh):
         self.task, self.config, self.mesh = task, config, mesh
-
-        def step(variables, batch):
-            return task.features(variables, batch), batch["label"], batch["mask"], batch["id"]
-
-        self.step = jax.jit(step, out_shardings=NamedSharding(mesh, PartitionSpec()))
+        self.step = row_step(task, "features", mesh)
 
     def __call__(self, variables: dict, spec: str | tuple) -> tuple[np.ndarray, np.ndarray]:
         """Features float32[n, D] and labels int32[n] of the n readable examples of the source that `spec` names.
@@ -54,27 +51,50 @@ class FeatureExtractor:
 
     def extract(self, variables: dict, spec: str | tuple) -> tuple[np.ndarray, np.ndarray]:
         source = open_source(spec, tfds_dir=self.config.data.tfds_dir)
-        steps = (self.step(variables, batch) for batch in every_example(source, self.config, self.mesh))
-        features, labels, ids = [], [], []
-        for rows, _ in itertools.pairwise(itertools.chain(steps, [None])):  # the next step runs while these are read
-            x, label, mask, id = jax.device_get(rows)
-            features.append(x[mask])
-            labels.append(label[mask])
-            ids.append(id[mask])
-        if not any(map(len, labels)):
+        features, labels, _ = every_row(functools.partial(self.step, variables), source, self.config, self.mesh)
+        if not len(labels):
             raise ConfigError(f"none of the images of {spec!r} can be read")
-        order = np.argsort(np.concatenate(ids))
-        return np.concatenate(features)[order].astype(np.float32, copy=False), np.concatenate(labels)[order]
+        return features, labels
+
+
+def row_step(task, method: str, mesh: Mesh) -> Callable:
+    """Jitted (variables, batch) -> the rows float[B, D] of the task's `method`, with "label", "mask" and "id"."""
+
+    def step(variables, batch):
+        return getattr(task, method)(variables, batch), batch["label"], batch["mask"], batch["id"]
+
+    return jax.jit(step, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+
+def every_row(step: Callable, source, config, mesh: Mesh) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows float32[n, D], labels int32[n] and ids int32[n] of the n readable examples of a source, in its order.
+
+    Whole host arrays in every process. `step(batch)` is one of `row_step`'s.
+    """
+    steps = map(step, every_example(source, config, mesh))
+    parts = []
+    for part, _ in itertools.pairwise(itertools.chain(steps, [None])):  # the next step runs while these are read
+        *rows, mask, id = jax.device_get(part)
+        parts.append([each[mask] for each in (*rows, id)])
+    rows, labels, ids = map(np.concatenate, zip(*parts, strict=True))
+    order = np.argsort(ids)
+    return rows[order].astype(np.float32, copy=False), labels[order], ids[order]
 
 
 def labelled_source(config, name: str):
     """(spec, source) that the evaluator `name` learns from: its own key `train`, or the training data.
 
-    Raises ConfigError where the evaluation data has classes that the source does not know.
+    Raises ConfigError where one of the two has no classes, or the evaluation data some that the source does not know.
     """
     spec = config.evals[name].train or config.data.train
     source = open_source(spec, tfds_dir=config.data.tfds_dir)
     classes = open_source(config.data.eval, tfds_dir=config.data.tfds_dir).num_classes
+    if not source.num_classes:
+        raise ConfigError(f"config.evals.{name} learns classes, and {spec!r} has none; set evals.{name}.train")
+    if not classes:
+        raise ConfigError(
+            f"config.evals.{name} needs data with classes, and config.data.eval={config.data.eval!r} has none"
+        )
     if classes > source.num_classes:
         raise ConfigError(
             f"config.data.eval={config.data.eval!r} has {classes} classes, but {spec!r}, from which evals.{name} learns,"

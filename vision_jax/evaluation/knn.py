@@ -79,21 +79,23 @@ def count_correct(queries, labels, bank, bank_labels, *, k: int, temperature: fl
 
 
 def nearest(queries, bank, bank_labels, k: int):
-    """The k rows of the bank with the largest cosine similarity to each query, nearest first.
+    """The k rows of the bank with the largest cosine similarity to each query, nearest first, equal ones in order.
 
     Within shard_map over the batch axes: the bank lies spread over the devices in chunks, float[chunks, c, D] and
     int32[chunks, c] (-1: padding) on each; one chunk at a time is gathered and compared with a device's own queries
     float[q, D], so that no device ever holds the bank or all similarities.
 
     Returns:
-        Similarities float32[q, k] and labels int32[q, k]; -inf and -1 where the bank has fewer than k rows.
+        Similarities float32[q, k] and labels int32[q, k]; -inf and -1 where the bank has fewer than k rows. NaN has
+        become inf, ahead of all.
     """
     queries = _unit(queries)
 
     def compare(best, chunk):
         rows, labels = jax.lax.all_gather(chunk, BATCH_AXES, tiled=True)  # [C, D], [C]
-        similarity = jnp.matmul(queries, _unit(rows).T, precision="highest")
-        similarity = jnp.where(labels < 0, -jnp.inf, similarity)  # [q, C]
+        similarity = jnp.matmul(queries, _unit(rows).T, precision="highest")  # [q, C]
+        similarity = jnp.where(jnp.isnan(similarity), jnp.inf, similarity)  # top_k puts some NaN first, others last
+        similarity = jnp.where(labels < 0, -jnp.inf, similarity)
         similarity, index = jax.lax.top_k(similarity, min(k, len(labels)))
         similarity = jnp.concatenate([best[0], similarity], axis=1)
         labels = jnp.concatenate([best[1], labels[index]], axis=1)

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 
 from vision_jax.errors import ConfigError
 from vision_jax.models.inference import encode
-from vision_jax.models.registry import create_model
 from vision_jax.ops.losses import one_hot_targets, sigmoid_cross_entropy, softmax_cross_entropy, topk_correct
-from vision_jax.tasks.mixing import mix, normalize, random_erasing
+from vision_jax.tasks.mixing import mix, random_erasing
+from vision_jax.tasks.task import Task
 
 
-class Classification:
+class Classification(Task):
     """The task of `config.model` on labelled images.
 
     Batches hold "image" uint8[B, H, W, 3], "label" int32[B] and "mask" bool[B]. The model's number of classes is the
@@ -19,20 +19,15 @@ class Classification:
     """
 
     def __init__(self, config, source):
+        if not source.num_classes:
+            raise ConfigError(f"config.task='classification' needs classes, and {config.data.train!r} has none")
         if "num_classes" not in config.model:
             config.model.num_classes = source.num_classes
         if config.model.num_classes < source.num_classes:
             raise ConfigError(
                 f"config.model.num_classes={config.model.num_classes} is fewer than the {source.num_classes} classes of the data"
             )
-        fields = dict(config.model)
-        self.model = create_model(fields.pop("name"), dtype=jnp.dtype(config.precision.compute), **fields)
-        self.config = config
-
-    def images(self, batch: dict) -> jax.Array:
-        """The batch's images as the model takes them: normalised, in the compute dtype."""
-        data = self.config.data
-        return normalize(batch["image"], data.mean, data.std, jnp.dtype(self.config.precision.compute))
+        super().__init__(config)
 
     def init(self, rng, batch: dict) -> dict:
         return self.model.init(rng, self.images(batch))

@@ -6,23 +6,21 @@ import jax.numpy as jnp
 from vision_jax.errors import ConfigError
 from vision_jax.models.inference import encode
 from vision_jax.models.mae import MAE
-from vision_jax.models.registry import create_model
 from vision_jax.tasks.mixing import normalize
+from vision_jax.tasks.task import Task
 
 NOT_READ = ("mixup", "cutmix", "erase_prob")
 
 
-class MaskedAutoencoding:
+class MaskedAutoencoding(Task):
     """The task of `config.model`, an MAE, on images; batches as of `Classification`, whose labels serve evaluations only."""
 
     def __init__(self, config, source):
         if used := [name for name in NOT_READ if config.data.augment[name]]:
             raise ConfigError(f"config.data.augment.{used[0]} does not belong to masked autoencoding: set it to 0")
-        fields = dict(config.model)
-        self.model = create_model(fields.pop("name"), dtype=jnp.dtype(config.precision.compute), **fields)
+        super().__init__(config)
         if not isinstance(self.model, MAE):
             raise ConfigError(f"config.model.name={config.model.name!r} is no masked autoencoder (mae_vit_*)")
-        self.config = config
 
     def images(self, batch: dict) -> jax.Array:
         """The batch's images as the model takes them: normalised, float32, since they are the target, too."""

@@ -1,5 +1,6 @@
 """Starting from the parameters of another run: what fits is loaded, the rest is resized, dropped or new, and told."""
 
+import pathlib
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from vision_jax.training.group_table import summarize_paths
 from vision_jax.training.param_groups import is_stacked
 
 HEAD = "head/"
+TOWERS = ("image", "text")
 
 
 class InitReport(NamedTuple):
@@ -34,17 +36,46 @@ class InitReport(NamedTuple):
         return "\n".join(lines)
 
 
+def parse_source(source: str) -> tuple[str, pathlib.Path]:
+    """(tower, checkpoint) of `config.init_from`: "PATH", or "image=PATH" and "text=PATH" for one tower of a CLIP alone.
+
+    Raises ConfigError where there is no checkpoint.
+    """
+    tower, _, path = source.partition("=")
+    return (tower, locate(path)) if tower in TOWERS else ("", locate(source))
+
+
 def init_from(source: str, model, image_size, fresh: dict) -> tuple[dict, InitReport]:
-    """`fresh` parameters with those of the run or checkpoint `source` in their place wherever they fit.
+    """`fresh` variables with those of the run or checkpoint `source` in their place wherever they fit.
 
     Scanned and unrolled layers convert into each other. Tables of positions are resampled by the model's own
-    `resize_params` from the source's image size to `image_size`. A head for other classes becomes zeros. Raises
-    ConfigError where nothing fits or a parameter of the body has another shape.
+    `resize_params` from the source's image size to `image_size`. A head for other classes becomes zeros. For
+    "image=PATH" the source is a CLIP, of which the tower is taken, or any image model that can be the tower; a model
+    that is no CLIP takes the image tower of one. Raises ConfigError where nothing fits or a parameter of the body has
+    another shape.
     """
-    checkpoint = locate(source)
-    loaded = jax.tree.map(np.asarray, load_variables(checkpoint)["params"])
+    tower, checkpoint = parse_source(source)
+    loaded = jax.tree.map(np.asarray, load_variables(checkpoint))
+    if tower and tower not in fresh["params"]:
+        raise ConfigError(f"config.init_from={source!r}: the model has no {tower} tower")
+    if tower:
+        loaded = {name: {tower: tree.get(tower, tree)} for name, tree in loaded.items()}
+    elif "image" in loaded["params"] and "image" not in fresh["params"]:
+        loaded = {name: tree.get("image", {}) for name, tree in loaded.items()}
     source_size = read_run_config(checkpoint.parent.parent).data.image_size
-    return merge(loaded, source_size, model, image_size, fresh, str(checkpoint))
+    params, report = merge(loaded["params"], source_size, model, image_size, fresh["params"], str(checkpoint))
+    collections = {name: _statistics(tree, loaded.get(name, {})) for name, tree in fresh.items() if name != "params"}
+    return {"params": params, **collections}, report
+
+
+def _statistics(fresh: dict, loaded: dict) -> dict:
+    """A collection such as the batch statistics, from the source where it has them."""
+    known = flatten_dict(loaded, sep="/")
+    values = {
+        name: known[name] if name in known and known[name].shape == value.shape else value
+        for name, value in flatten_dict(fresh, sep="/").items()
+    }
+    return unflatten_dict(values, sep="/")
 
 
 def merge(

@@ -18,7 +18,7 @@ from vision_jax.evaluation import make_evaluators, measure
 from vision_jax.tasks import make_task
 from vision_jax.training.checkpoints import Checkpoints, check_structure, load_variables, locate
 from vision_jax.training.group_table import format_groups
-from vision_jax.training.initialization import init_from
+from vision_jax.training.initialization import init_from, parse_source
 from vision_jax.training.param_groups import param_groups
 from vision_jax.training.partitioning import batch_sharding, make_mesh, path_name, replicated
 from vision_jax.training.profiling import Profiler
@@ -40,7 +40,7 @@ def train(config, workdir: pathlib.Path) -> dict:
         evaluators = make_evaluators(setup.task, config, setup.mesh)
         check_best(config, evaluators)
         if config.init_from:
-            locate(config.init_from)
+            parse_source(config.init_from)
         check_workdir(config, workdir)
     print(describe(setup), flush=True)
     with jax.set_mesh(setup.mesh), contextlib.closing(make_checkpoints(config, workdir)) as checkpoints:
@@ -156,11 +156,15 @@ def initial_state(setup: Setup) -> TrainState:
     state = jax.jit(setup.create, out_shardings=setup.shardings)()
     if not setup.config.init_from:
         return state
-    fresh = jax.device_get(state.params)
-    params, report = init_from(setup.config.init_from, setup.task.model, setup.config.data.image_size, fresh)
+    fresh = jax.device_get(state.variables)
+    variables, report = init_from(setup.config.init_from, setup.task.model, setup.config.data.image_size, fresh)
     print(f"initialised from {setup.config.init_from}:\n{report}", flush=True)
-    ema = None if state.ema is None else jax.device_put(params, setup.shardings.ema)
-    return state.replace(params=jax.device_put(params, setup.shardings.params), ema=ema)
+    params = variables.pop("params")
+    return state.replace(
+        params=jax.device_put(params, setup.shardings.params),
+        collections=jax.device_put(variables, setup.shardings.collections),
+        ema=None if state.ema is None else jax.device_put(params, setup.shardings.ema),
+    )
 
 
 def compile_step(setup: Setup):

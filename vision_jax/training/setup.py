@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from vision_jax.config import derive
 from vision_jax.data import open_source
 from vision_jax.data.augment import train_transform
+from vision_jax.data.captions import caption_tokens, reads_captions
 from vision_jax.data.images import eval_transform
 from vision_jax.data.pipeline import num_train_examples
 from vision_jax.errors import ConfigError
@@ -51,7 +52,7 @@ def prepare(config, devices=None, task=None) -> Setup:
     """
     configure_jax(config)
     source = open_source(config.data.train, tfds_dir=config.data.tfds_dir)
-    train_transform(config.data), eval_transform(config.data)  # for their checks
+    train_transform(config.data), eval_transform(config.data), caption_tokens(config, source)  # for their checks
     derived = derive(config, num_train_examples(config)) | {"peak_lr": peak_lr(config)}
     mesh = make_mesh(config, devices)
     check_batch(config, mesh)
@@ -88,6 +89,8 @@ def abstract_batch(config, sharding=None) -> dict:
     """Shapes of a global training batch on the devices."""
     height, width = as_pair(config.data.image_size)
     shapes = {"image": ((height, width, 3), jnp.uint8), "label": ((), jnp.int32), "mask": ((), jnp.bool_)}
+    if reads_captions(config):
+        shapes["tokens"] = ((config.data.context_length,), jnp.int32)
     return {
         name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=sharding)
         for name, (shape, dtype) in shapes.items()

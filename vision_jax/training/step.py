@@ -36,7 +36,7 @@ def train_step(
     finite = jnp.isfinite(means["loss"]) & jnp.isfinite(norm)
 
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params = task.constrain(optax.apply_updates(state.params, updates))
     ema = state.ema
     if ema is not None:
         ema = ema_update(ema, params, ema_decay, state.step)
@@ -79,7 +79,7 @@ def accumulated_gradients(task, variables: dict, batch: dict, rng, accumulate: i
         return grads, {**collections, **updated}, metrics
 
     collections = {name: value for name, value in variables.items() if name != "params"}
-    if accumulate == 1:
+    if accumulate == 1 or not task.separable:
         return loss_and_grads(collections, batch, rng)
 
     def one(carry, xs):

@@ -1,0 +1,173 @@
+"""What classes are called and how sentences are made of it, for zero-shot classification."""
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from vision_jax.config import nearest
+from vision_jax.errors import ConfigError
+
+TEMPLATES = {
+    "plain": ("a photo of a {}.",),
+    "photos": (
+        "a picture that shows a {}.",
+        "a snapshot of the {}.",
+        "a phone picture of a {}.",
+        "a studio picture of one {}.",
+        "an outdoor picture of a {}.",
+        "an indoor picture of the {}.",
+        "a night-time picture of a {}.",
+        "a sunlit {}.",
+        "a grainy old picture of the {}.",
+        "an out-of-focus picture of a {}.",
+        "a picture, taken from far away, of a {}.",
+        "a picture, cut off at the edge, of a {}.",
+        "a side view of the {}.",
+        "a view from above of a {}.",
+    ),
+    "digits": (
+        "{}",
+        "a handwritten {}.",
+        "the handwritten digit {}.",
+        "the number {} in somebody's handwriting.",
+        "a {} drawn with a pen.",
+        "a scan of a written {}.",
+        "a tiny grey picture of the figure {}.",
+        "one digit on paper: {}.",
+    ),
+}
+
+
+class ClassName(NamedTuple):
+    """What a class is called, and what is added to tell it from others of the name ("a type of dog"), or ""."""
+
+    name: str
+    context: str = ""
+
+
+def fill(template: str, name: str, context: str = "") -> str:
+    """The template with "{}" replaced by the name and "{context}" by the context.
+
+    A context for which the template has no place comes last, as in CLIP's prompts: "a photo of a {}." makes
+    "a photo of a boxer, a type of dog.", and "{}" makes "boxer, a type of dog".
+    """
+    if context and "{context}" not in template:
+        stop = "." if template.endswith(".") else ""
+        template = template.removesuffix(".") + ", {context}" + stop
+    return re.sub(r"\{(context)?\}", lambda place: context if place[1] else name, template)
+
+
+def open_templates(spec: str) -> tuple[str, ...]:
+    """The templates of a built-in set or of a JSON file: a list of them, or {"templates": [...]}.
+
+    Raises:
+        ConfigError: no such set or file, or a template is none.
+    """
+    if spec in TEMPLATES:
+        return TEMPLATES[spec]
+    path = os.path.expanduser(spec)
+    if not os.path.exists(path) and not spec.endswith(".json") and os.sep not in spec:
+        raise ConfigError(
+            f"config.evals.zero_shot.templates={spec!r} is neither a file nor a built-in set{nearest(spec, TEMPLATES)}"
+        )
+    content = _read_json(path, "evals.zero_shot.templates")
+    if isinstance(content, dict) and list(content) == ["templates"]:
+        content = content["templates"]
+    if not isinstance(content, list):
+        raise ConfigError(f"'{path}' must hold a list of templates, or {{\"templates\": [...]}}")
+    return check_templates(content, f"'{path}'")
+
+
+def check_templates(templates: Sequence, where: str) -> tuple[str, ...]:
+    """The templates; raises ConfigError naming `where` unless each has one "{}", and no place but that and "{context}"."""
+    if not templates:
+        raise ConfigError(f"{where} holds no templates, where there must be at least one, such as 'a photo of a {{}}.'")
+    for template in templates:
+        if not isinstance(template, str) or template.count("{}") != 1:
+            raise ConfigError(
+                f"{where}: a template is text with one '{{}}' for the name of the class, got {template!r}"
+            )
+        unknown = set(re.findall(r"\{[^{}]*\}", template)) - {"{}", "{context}"}
+        if unknown:
+            raise ConfigError(f"{where}: {template!r} has a place {min(unknown)!r}; known are '{{}}' and '{{context}}'")
+    return tuple(templates)
+
+
+def open_classes(path: str, class_names: Sequence[str], source: str) -> tuple[ClassName, ...]:
+    """What the classes of a source are called, in its order.
+
+    Args:
+        path: JSON file with a list of entries in the order of the classes, or a mapping from each of `class_names` to
+            its entry. An entry is a name, or {"name": ..., "context": ...}, either of which may be left out. Empty: the
+            source's own names.
+        class_names: the source's own names, whose underscores become spaces.
+        source: what messages call the source.
+
+    Raises:
+        ConfigError: the file is missing or none of that kind, or has too few or too many classes.
+    """
+    own = [ClassName(name.replace("_", " ").strip()) for name in class_names]
+    if not path:
+        entries = [{}] * len(own)
+    else:
+        path = os.path.expanduser(path)
+        entries = _entries(path, _read_json(path, "evals.zero_shot.classes"), class_names, source)
+    return tuple(_class_name(path, *pair) for pair in zip(entries, own, strict=True))
+
+
+def class_prompts(templates: Sequence[str], classes: Sequence[ClassName]) -> list[list[str]]:
+    """[classes][templates]; raises ConfigError where a template places a context that a class does not have."""
+    if any("{context}" in template for template in templates):
+        for name, context in classes:
+            if not context:
+                raise ConfigError(f"the templates ask for a '{{context}}', and class {name!r} has none")
+    return [[fill(template, *each) for template in templates] for each in classes]
+
+
+def _entries(path: str, content: Any, class_names: Sequence[str], source: str) -> list:
+    if isinstance(content, list):
+        if len(content) != len(class_names):
+            raise ConfigError(f"'{path}' lists {len(content)} classes, and {source} has {len(class_names)}")
+        return content
+    if not isinstance(content, dict):
+        raise ConfigError(f"'{path}' must hold a list of class names, or a mapping from the source's class names")
+    known = set(class_names)
+    if unknown := [name for name in content if name not in known]:
+        raise ConfigError(f"'{path}': {source} has no class {unknown[0]!r}{nearest(unknown[0], class_names)}")
+    if missing := [name for name in class_names if name not in content]:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ConfigError(f"'{path}' lacks class {missing[0]!r}{more} of {source}")
+    return [content[name] for name in class_names]
+
+
+def _class_name(path: str, entry: Any, own: ClassName) -> ClassName:
+    fields = {"name": entry} if isinstance(entry, str) else entry
+    if not isinstance(fields, dict) or not all(isinstance(value, str) for value in fields.values()):
+        raise ConfigError(f'\'{path}\': a class is a name or {{"name": ..., "context": ...}}, got {entry!r}')
+    if unknown := fields.keys() - {"name", "context"}:
+        raise ConfigError(f"'{path}': a class has no {min(unknown)!r}{nearest(min(unknown), ('name', 'context'))}")
+    name = own._replace(**fields)
+    if not name.name.strip():
+        raise ConfigError(f"'{path}': a class has an empty name" if path else "a class of the source has no name")
+    return name
+
+
+def _read_json(path: str, key: str) -> Any:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file, object_pairs_hook=_without_repetitions)
+    except OSError as error:
+        raise ConfigError(f"config.{key}: cannot read '{path}': {error.strerror}") from None
+    except ValueError as error:  # no JSON, no UTF-8, or a name twice
+        raise ConfigError(f"config.{key}: '{path}' is no proper JSON file: {error}") from None
+
+
+def _without_repetitions(pairs: list[tuple[str, Any]]) -> dict:
+    fields: dict = {}
+    for name, value in pairs:
+        if name in fields:
+            raise ValueError(f"{name!r} occurs twice")
+        fields[name] = value
+    return fields

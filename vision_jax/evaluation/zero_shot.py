@@ -1,0 +1,86 @@
+"""Classification by names alone (Radford et al., 2021, https://arxiv.org/abs/2103.00020, section 3.1)."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from vision_jax.data import open_source
+from vision_jax.errors import ConfigError
+from vision_jax.evaluation.examples import every_example
+from vision_jax.evaluation.prompts import check_templates, class_prompts, open_classes, open_templates
+from vision_jax.evaluation.texts import TextEmbedder
+from vision_jax.ops.losses import topk_correct
+
+
+class ZeroShotEvaluator:
+    """The share of pictures whose class has the most similar text: `zero_shot_top1`, `zero_shot_top5`.
+
+    A class's embedding is the mean of those of its prompts, of length 1 each and again of length 1 itself. Equal
+    similarities are ordered by class, as those of two classes of one name are. With fewer than five classes there is no
+    top 5.
+    """
+
+    def __init__(self, task, config, mesh):
+        c = config.evals.zero_shot
+        self.config, self.mesh = config, mesh
+        self.spec = c.source or config.data.eval
+        self.source = open_source(self.spec, tfds_dir=config.data.tfds_dir)
+        if self.source.num_classes == 0:
+            raise ConfigError(
+                f"config.evals.zero_shot needs pictures with classes, and {self.spec!r} has none; set evals.zero_shot.source"
+            )
+        if len(self.source.class_names) != self.source.num_classes:
+            raise ConfigError(f"{self.spec!r} does not name its {self.source.num_classes} classes: not for zero_shot")
+        classes = open_classes(c.classes, self.source.class_names, repr(self.spec))
+        if c.templates:
+            templates = open_templates(c.templates)
+        else:
+            templates = check_templates(config.data.templates or ("{}",), "config.data.templates")
+        prompts = class_prompts(templates, classes)
+        self.texts = TextEmbedder(task, config, mesh, [prompt for each in prompts for prompt in each])
+        # Classes whose prompts read alike share one column of similarities: rounding must not tell them apart.
+        same = self.texts.distinct.reshape(len(classes), len(templates))
+        _, self.first, column = np.unique(same, axis=0, return_index=True, return_inverse=True)
+        self.column = column.reshape(-1)
+        self.tell_of_ties(prompts)
+        self.tops = (1, 5) if len(classes) >= 5 else (1,)
+        self.metrics = tuple(f"zero_shot_top{top}" for top in self.tops)
+        self.replicated = NamedSharding(mesh, PartitionSpec())
+
+        def count(variables, classes, batch):
+            images = task.image_embeddings(variables, batch)  # [B, E]
+            logits = jnp.matmul(images, classes.T, precision="highest")[:, self.column]
+            correct = [topk_correct(logits, batch["label"], top) & batch["mask"] for top in self.tops]
+            return jnp.stack([batch["mask"].sum(), *(each.sum() for each in correct)])
+
+        self.count = jax.jit(count, out_shardings=self.replicated)
+
+    def run(self, variables: dict) -> dict[str, float]:
+        distinct = self.class_embeddings(variables)[self.first]
+        classes = jax.make_array_from_callback(distinct.shape, self.replicated, distinct.__getitem__)
+        counts = jnp.zeros(1 + len(self.tops), jnp.int32, device=self.replicated)
+        for batch in every_example(self.source, self.config, self.mesh):
+            counts = counts + self.count(variables, classes, batch)
+        total, *correct = jax.device_get(counts).tolist()
+        if not total:
+            raise ConfigError(f"none of the images of {self.spec!r} can be read")
+        return {name: value / total for name, value in zip(self.metrics, correct, strict=True)}
+
+    def class_embeddings(self, variables: dict) -> np.ndarray:
+        """float32[K, E], rows of length 1, in the source's order of classes."""
+        prompts = self.texts(variables)
+        mean = prompts.reshape(len(self.column), -1, prompts.shape[-1]).mean(1)
+        return mean / np.maximum(np.linalg.norm(mean, axis=-1, keepdims=True), 1e-12)
+
+    def tell_of_ties(self, prompts: list[list[str]]) -> None:
+        first = self.first[self.column]
+        later = np.flatnonzero(first < np.arange(len(first)))
+        if len(later) and jax.process_index() == 0:
+            print(
+                f"zero_shot: {len(later)} classes of {self.spec!r} read like one before them, which goes first, such as"
+                f" {later[0]} like {first[later[0]]}: {prompts[later[0]][0]!r}",
+                file=sys.stderr,
+            )

@@ -1,0 +1,120 @@
+"""Contrastive learning of pictures and texts (CLIP, Radford et al., 2021; SigLIP, Zhai et al., 2023)."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from vision_jax.data.tokenizers import open_tokenizer
+from vision_jax.errors import ConfigError
+from vision_jax.models.clip import CLIP
+from vision_jax.models.inference import encode
+from vision_jax.ops.contrastive import sigmoid_contrastive_loss, softmax_contrastive_loss
+from vision_jax.ops.sharding import pin_batch
+from vision_jax.tasks.task import Task
+
+NOT_READ = ("data.augment.mixup", "data.augment.cutmix", "data.augment.erase_prob", "loss.label_smoothing")
+MAX_LOG_SCALE = math.log(100.0)  # CLIP, section 2.5
+
+
+class Contrastive(Task):
+    """The task of `config.model`, a CLIP, on pictures with texts: each is told from all others of the global batch.
+
+    Batches hold "image" uint8[B, H, W, 3], "tokens" int32[B, L] and "mask" bool[B]. The model's vocabulary and context
+    are the tokenizer's, and are written into the config. `optimizer.accumulate` divides the towers' work, not the loss:
+    embeddings of one part after the other are made and kept, and each part is made again for its gradient, which is
+    thereby that of the whole batch (Gao et al., 2021, https://arxiv.org/abs/2101.06983). Statistics of a BatchNorm are
+    a part's own.
+    """
+
+    separable = False
+
+    def __init__(self, config, source):
+        for key in NOT_READ:
+            *path, leaf = key.split(".")
+            section = config
+            for name in path:
+                section = section[name]
+            if section[leaf]:
+                raise ConfigError(f"config.{key} does not belong to contrastive learning: set it to 0")
+        self.tokenizer = open_tokenizer(config.data.tokenizer, config.data.context_length)
+        sizes = {"vocab_size": self.tokenizer.vocab_size, "context_length": self.tokenizer.context_length}
+        for field, size in sizes.items():
+            if field not in config.model:
+                config.model[field] = size
+            if config.model[field] < size:
+                raise ConfigError(
+                    f"config.model.{field}={config.model[field]} is less than the {size} of data.tokenizer={config.data.tokenizer!r}"
+                )
+        super().__init__(config)
+        if not isinstance(self.model, CLIP):
+            raise ConfigError(f"config.model.name={config.model.name!r} has no text tower (clip_*)")
+        if (self.model.logit_bias_init is None) != (config.loss.name == "softmax"):
+            raise ConfigError(
+                f"config.model.logit_bias_init={self.model.logit_bias_init} does not go with loss.name={config.loss.name!r}:"
+                " the sigmoid loss needs a number (SigLIP: -10), the softmax loss none"
+            )
+
+    def init(self, rng, batch: dict) -> dict:
+        return self.model.init(rng, self.images(batch), batch["tokens"])
+
+    def loss(self, variables: dict, batch: dict, rng, train: bool):
+        """Mean loss over the valid pairs; metrics loss and logit_scale."""
+        (image, text), updated = self.embed(variables, batch, rng, train)
+        params, mask = variables["params"], batch["mask"]
+        scale = jnp.exp(params["logit_scale"])
+        if self.config.loss.name == "softmax":
+            losses = softmax_contrastive_loss(image, text, scale, mask)
+        else:
+            losses = sigmoid_contrastive_loss(image, text, scale, params["logit_bias"], mask)
+        total, count = losses.sum(), mask.sum(dtype=jnp.float32)
+        metrics = {"loss": (total, count), "logit_scale": (scale, jnp.ones(()))}
+        return total / jnp.maximum(count, 1), (updated, metrics)
+
+    def embed(self, variables: dict, batch: dict, rng, train: bool):
+        """(embeddings of images and of texts, float32[B, E] each), and the updated collections."""
+        parts = self.config.optimizer.accumulate if train else 1
+        params = variables["params"]
+        names = [name for name in variables if name != "params"]
+
+        def part(collections, xs):
+            pictures, tokens, key = xs
+            outputs, updated = self.model.apply(
+                {"params": params, **collections},
+                self.images({"image": pictures}),
+                tokens,
+                train=train,
+                rngs=None if key is None else {"dropout": key},
+                mutable=names if train else [],
+            )
+            return {**collections, **updated}, outputs[:2]
+
+        collections = {name: variables[name] for name in names}
+        if parts == 1:
+            return part(collections, (batch["image"], batch["tokens"], rng))[::-1]
+
+        def divide(x):  # example i goes to part i mod n: each device keeps its own examples
+            return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
+
+        xs = divide(batch["image"]), divide(batch["tokens"]), None if rng is None else jax.random.split(rng, parts)
+        collections, embeddings = jax.lax.scan(jax.checkpoint(part, prevent_cse=False), collections, xs)
+        return tuple(pin_batch(x.swapaxes(0, 1).reshape(-1, x.shape[-1])) for x in embeddings), collections
+
+    def constrain(self, params: dict) -> dict:
+        """The logit scale within 1 and 100, as open_clip keeps it."""
+        return {**params, "logit_scale": jnp.clip(params["logit_scale"], 0.0, MAX_LOG_SCALE)}
+
+    def features(self, variables: dict, batch: dict) -> jax.Array:
+        """What the image tower sees before the projection, float32[B, D]."""
+        return encode(self.model, variables, self.images(batch))
+
+    def image_embeddings(self, variables: dict, batch: dict) -> jax.Array:
+        """float32[B, E], of length 1."""
+        return self.model.apply(variables, self.images(batch), normalize=True, method=CLIP.encode_image)
+
+    def text_embeddings(self, variables: dict, tokens: jax.Array) -> jax.Array:
+        """float32[n, E], of length 1, of tokens int32[n, L]."""
+        return self.model.apply(variables, tokens, normalize=True, method=CLIP.encode_text)
+
+    def evaluators(self, config) -> dict[str, str]:
+        return {name: config.evals[name].every for name in ("zero_shot", "retrieval", "knn", "linear_probe")}
