@@ -19,6 +19,16 @@ def test_sections_merge_and_keep_other_defaults():
     assert (c.optimizer.name, c.optimizer.momentum, c.optimizer.b1) == ("sgd", 0.5, 0.9)
 
 
+def test_mappings_among_a_model_s_fields_merge_too():
+    c = base_config()
+    c.model = dict(image=dict(width=32, depth=2))
+    c.model = dict(image=dict(depth=3))
+    c.model.image.num_heads = 4
+    assert to_dict(c)["model"]["image"] == dict(width=32, depth=3, num_heads=4)
+    assert to_dict(from_dict(json.loads(to_json(c)))) == to_dict(c)
+    assert derive(c, 100)["train_examples"] == 100
+
+
 def test_two_configs_share_nothing():
     a, b = base_config(), base_config()
     a.data.augment.mixup = 0.5

@@ -92,6 +92,8 @@ def _type_of(key: str, config: Section):
     *parents, leaf = key.split(".")
     section = config
     for depth, name in enumerate(parents):
+        if section.is_open and name not in section:
+            return None  # a mapping among a model's fields, of which nothing is set yet
         section = section[name] if name in section else getattr(section, name)
         if not isinstance(section, Section):
             raise ConfigError(f"config key '{'.'.join(parents[: depth + 1])}' has no keys of its own, got '{key}'")

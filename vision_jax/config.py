@@ -229,6 +229,12 @@ class Section(ml_collections.ConfigDict):
             for key, item in value.items():
                 self[name][key] = item
             return
+        if entry is None and isinstance(value, Mapping | ml_collections.ConfigDict):  # merged, as a section is
+            if not isinstance(self._fields.get(name), Section):
+                self._fields[name] = Section(Open({}, ""), f"{self._path}{name}.")
+            for key, item in value.items():
+                self[name][key] = item
+            return
         self._fields[name] = _frozen(value) if entry is None else check(f"{self._path}{name}", entry, value)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -240,6 +246,11 @@ class Section(ml_collections.ConfigDict):
         if name not in self._fields:
             raise ConfigError(f"unknown config key '{self._path}{name}'{nearest(name, self._fields)}")
         return self._fields[name]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether other keys than the schema's may be set."""
+        return self._open
 
     def leaf_type(self, name: str) -> Any:
         """The schema's type of a leaf, or None for a section and for keys of open sections."""
@@ -383,5 +394,6 @@ def _entry(key: str) -> Key:
     """The schema's entry of a dotted key; fields of a model count as untyped."""
     entry: Any = SCHEMA
     for name in key.split("."):
-        entry = (entry.keys if isinstance(entry, Open) else entry).get(name, Key(None, None, ""))
+        keys = {} if isinstance(entry, Key) else entry.keys if isinstance(entry, Open) else entry
+        entry = keys.get(name, Key(None, None, ""))
     return entry

@@ -10,6 +10,7 @@ user can mend are one line on stderr and exit status 2.
 """
 
 import argparse
+import functools
 import pathlib
 import sys
 
@@ -30,7 +31,7 @@ def parse(argv: list[str]):
     parser.add_argument(
         "--checkpoint", default="last", help="what --mode=eval loads: last, best, a step or a folder (default: last)"
     )
-    args, rest = parser.parse_known_args(argv)
+    args, overrides = parser.parse_known_args(argv)
     workdir = pathlib.Path(args.workdir).expanduser().absolute()
     if args.config:
         config = load_config(args.config)
@@ -38,12 +39,9 @@ def parse(argv: list[str]):
         config = read_run_config(workdir)
     else:
         raise ConfigError("--config=FILE is needed for training")
-    for key, value in parse_overrides(rest, config):
-        section = config
-        *parents, leaf = key.split(".")
-        for name in parents:
-            section = section[name]
-        section[leaf] = value
+    for key, value in parse_overrides(overrides, config):
+        first, *rest = key.split(".")
+        config[first] = functools.reduce(lambda inner, name: {name: inner}, reversed(rest), value)  # sections merge
     return args, config, workdir
 
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from vision_jax.config import to_dict
 from vision_jax.models.registry import create_model
 from vision_jax.tasks.mixing import normalize
 
@@ -15,7 +16,7 @@ class Task:
     separable = True
 
     def __init__(self, config):
-        fields = dict(config.model)
+        fields = to_dict(config.model)
         self.model = create_model(fields.pop("name"), dtype=jnp.dtype(config.precision.compute), **fields)
         self.config = config
 
