@@ -1,4 +1,4 @@
-"""Every shipped config, shrunken to a tiny model on digits, is built, stepped through its own pipeline and evaluated."""
+"""Every shipped config, shrunken to a tiny model on embedded data, is built, stepped through its own pipeline and evaluated."""
 
 import json
 import pathlib
@@ -19,9 +19,11 @@ ARGUMENTS = {
     "mae_vitb": ["1600"],
     "mae_vitb_finetune": ["b", "h"],
     "mae_vitb_linear_probe": ["h"],
+    "clip_vitb32": ["cc12m", "laion"],
 }
 SPECS = [f"{path}:{arg}".removesuffix(":") for path in CONFIGS for arg in ARGUMENTS.get(path.stem, [""])]
-SHRUNKEN = {"width": 32, "depth": 2, "num_heads": 2, "mlp_dim": 48}
+SHRUNKEN = {"width": 32, "depth": 1, "num_heads": 2, "mlp_dim": 48}
+TEXT = {"embed_dim": 16, "text_width": 32, "text_depth": 1, "text_num_heads": 2}
 DECODER = {"decoder_width": 16, "decoder_depth": 1, "decoder_num_heads": 2, "decoder_mlp_dim": 24}
 
 
@@ -35,15 +37,21 @@ def shrink(config):
         fields["stem"] = (1, 1, 1)
     if config.task == "masked_autoencoding":
         fields |= DECODER
+    source = "digits"
+    if config.task == "contrastive":
+        image = {"blocks": (1, 1, 1, 1), "width": 8} if "rn50" in config.model.name else SHRUNKEN
+        fields = {"image": image, **TEXT}
+        source = "shapes" if not config.data.templates else source
+        config.data = dict(tokenizer="bytes", long_texts="cut")
     config.model = fields
     size = 28 if "h14" in config.model.name else 32
-    config.data = dict(train="digits:train", eval="digits:test", image_size=size, workers=0)
+    config.data = dict(train=f"{source}:train", eval=f"{source}:test", image_size=size, workers=0)
     config.optimizer.accumulate = min(config.optimizer.accumulate, 2)
     config.batch_size = 16
     config.duration = "2 steps"
     for key in ("warmup", "cooldown"):
         config.schedule[key] = "1 steps" if config.schedule[key] != "0 steps" else "0 steps"
-    config.mesh.data = -1
+    config.mesh.data = 1 if config.mesh.fsdp == -1 else -1
     config.log = dict(every="1 steps", compile_cache="")
     config.evals.batch_size = 180
     config.evals.reconstruction.examples = 16
@@ -57,8 +65,10 @@ def test_builds_and_steps(spec, tmp_path):
     metrics = train(config, tmp_path)
     if config.task == "classification":
         assert metrics["eval/examples"] == 360
-    else:
+    elif config.task == "masked_autoencoding":
         assert np.isfinite(metrics["eval/psnr"])
+    else:
+        assert 0 <= metrics["eval/zero_shot_top1" if config.data.templates else "eval/retrieval_i2t_r1"] <= 1
     assert metrics["train/skipped"] == 0
     losses = [json.loads(line).get("train/loss") for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     losses = [loss for loss in losses if loss is not None]

@@ -37,6 +37,7 @@ def files(tmp_path):
 
 
 DIGITS = "--config=configs/vit_digits.py"
+CLIP = "--config=configs/clip_digits.py"
 CASES = {
     "no config": (["--workdir={tmp}/w"], ["--config"]),
     "missing config file": (["--config=configs/vit_digit.py", "--workdir={tmp}/w"], ["vit_digit.py", "vit_digits.py"]),
@@ -73,6 +74,14 @@ CASES = {
     "unmeasured best": ([DIGITS, "--workdir={tmp}/w", "--config.checkpoint.best=eval/top2"], ["eval/top2", "eval/top"]),
     "init_from nowhere": ([DIGITS, "--workdir={tmp}/w", "--config.init_from={tmp}/none"], ["{tmp}/none"]),
     "workdir is a file": ([DIGITS, "--workdir={tmp}/file"], ["{tmp}/file"]),
+    "no texts": ([CLIP, "--workdir={tmp}/w", "--config.data.templates=()"], ["data.templates", "digits:train"]),
+    "template without a place": ([CLIP, "--workdir={tmp}/w", "--config.data.templates=('a digit',)"], ["'a digit'", "'{{}}'"]),
+    "missing vocabulary": ([CLIP, "--workdir={tmp}/w", "--config.data.tokenizer=clip:{tmp}/none.gz"], ["{tmp}/none.gz", "https"]),
+    "missing shard": ([CLIP, "--workdir={tmp}/w", "--config.data.train=wds:{tmp}/{{0..3}}.tar"], ["{tmp}/0.tar", "No such file"]),
+    "long text": ([CLIP, "--workdir={tmp}/w", "--config.data.context_length=8", "--config.data.long_texts=raise"], ["number 0", "27 tokens", "8"]),
+    "classification without classes": ([DIGITS, "--workdir={tmp}/w", "--config.data.train=shapes:train"], ["shapes:train", "classes"]),
+    "tower of no CLIP": ([DIGITS, "--workdir={tmp}/w", "--config.init_from=image={tmp}/none"], ["{tmp}/none"]),
+    "evaluator of another task": ([DIGITS, "--workdir={tmp}/w", "--config.evals.zero_shot.every=1 epochs"], ["zero_shot", "classification"]),
     "nothing to evaluate": (["--mode=eval", "--workdir={tmp}/w"], ["{tmp}/w", "config.json"]),
 }  # fmt: skip
 

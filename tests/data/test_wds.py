@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vision_jax.data import open_source, pipeline, shard_index, tar
+from vision_jax.data import open_source, pipeline
+from vision_jax.data.shards import index as shard_index
+from vision_jax.data.shards import tar
 from vision_jax.data.sources.wds import expand
 from vision_jax.errors import ConfigError
 

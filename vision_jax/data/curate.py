@@ -26,9 +26,10 @@ from multiprocessing import get_context
 import numpy as np
 
 from vision_jax.command_line import Parser, report_errors
-from vision_jax.data import curation, selection
-from vision_jax.data.shard_index import index_of, read_indexes
-from vision_jax.data.shards import Shard, find_shard, read_captions
+from vision_jax.data import curation
+from vision_jax.data.shards import selection
+from vision_jax.data.shards.index import index_of, read_indexes
+from vision_jax.data.shards.pairs import Shard, find_shard, read_captions
 from vision_jax.data.sources.wds import describe, expand
 from vision_jax.errors import ConfigError
 

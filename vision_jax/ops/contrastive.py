@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec
 
 from vision_jax.ops.sharding import batch_axes
 
-SCRATCH = 2**24  # similarities that a device holds at a time
+SCRATCH = 2**22  # similarities that a device holds at a time
 EXCLUDED = -1e30  # the logit of a masked column; finite, so that a batch without any valid example gives no NaN
 
 

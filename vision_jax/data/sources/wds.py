@@ -9,16 +9,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vision_jax.data import selection
-from vision_jax.data.shard_index import index_of, read_indexes
-from vision_jax.data.shards import Shard, find_shard, read, read_captions
+from vision_jax.data.shards import selection
+from vision_jax.data.shards.index import index_of, read_indexes
+from vision_jax.data.shards.pairs import Shard, find_shard, read, read_captions
 from vision_jax.errors import ConfigError
 
 _reported: set[str] = set()  # lines on skipped members, in this process
 
 
 class Wds:
-    """The pairs of tar shards, shard after shard, in the order of their pictures; see `vision_jax.data.shards`.
+    """The pairs of tar shards, shard after shard, in the order of their pictures; see `vision_jax.data.shards.pairs`.
 
     Examples have "captions", a tuple of one text or more, and "label" 0: there are no classes. `skipped` counts what
     was left out, by reason. Rows of the indexes stay on file: a source, and its copy in a worker, are small.

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vision_jax.data.shards import Shard
+from vision_jax.data.shards.pairs import Shard
 from vision_jax.errors import ConfigError
 
 SUFFIX = ".npz"

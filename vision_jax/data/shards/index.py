@@ -26,8 +26,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vision_jax.data import tar
-from vision_jax.data.shards import NO_CAPTION, Shard, Skip, check_unchanged, parse_captions, read
+from vision_jax.data.shards import tar
+from vision_jax.data.shards.pairs import NO_CAPTION, Shard, Skip, check_unchanged, parse_captions, read
 from vision_jax.errors import ConfigError
 
 EMPTY_PICTURE = "empty picture"

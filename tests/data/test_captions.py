@@ -1,0 +1,83 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from vision_jax.config import base_config
+from vision_jax.data import open_source
+from vision_jax.data.captions import caption_tokens
+from vision_jax.data.images import BrokenImage
+from vision_jax.data.pipeline import train_batches
+from vision_jax.errors import ConfigError
+
+
+def config_of(train, templates=(), **data):
+    c = base_config()
+    c.task, c.batch_size = "contrastive", 6
+    c.data = dict(train=train, templates=templates, image_size=16, context_length=64, **data)
+    return c
+
+
+def batches(config, steps, start_step=0, **share):
+    with train_batches(config, seed=3, start_step=start_step, **share) as made:
+        return list(itertools.islice(made, steps))
+
+
+def text_of(row):
+    return bytes(int(token) - 1 for token in row if 1 <= token <= 256).decode()
+
+
+def test_a_picture_comes_with_one_of_its_own_captions():
+    source = open_source("shapes:train")
+    seen = set()
+    for batch in batches(config_of("shapes:train"), 5):
+        for id, tokens in zip(batch["id"], batch["tokens"], strict=True):
+            captions = source[id]["captions"]
+            assert text_of(tokens) in captions
+            seen.add(captions.index(text_of(tokens)))
+    assert seen == {0, 1}
+
+
+def test_templates_are_filled_with_the_class_s_name():
+    templates = ("the digit {}", "{} it is")
+    texts = set()
+    for batch in batches(config_of("digits:train", templates), 8):
+        for label, tokens in zip(batch["label"], batch["tokens"], strict=True):
+            assert text_of(tokens) in {template.format(label) for template in templates}
+            texts.add(text_of(tokens))
+    assert len(texts) > 12
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_same_texts_after_a_restart_and_for_any_processes(workers):
+    config = config_of("shapes:train", workers=workers)
+    whole = batches(config, 4)
+    for restarted, batch in zip(batches(config, 2, start_step=2), whole[2:], strict=True):
+        np.testing.assert_array_equal(restarted["tokens"], batch["tokens"])
+    shares = [batches(config, 4, process_index=i, process_count=2) for i in range(2)]
+    for step, batch in enumerate(whole):
+        together = np.concatenate([share[step]["tokens"] for share in shares])
+        assert sorted(map(tuple, together)) == sorted(map(tuple, batch["tokens"]))
+
+
+def test_an_example_without_a_caption_is_none(capsys):
+    tokens = caption_tokens(config_of("shapes:train"), open_source("shapes:train"))
+    with pytest.raises(BrokenImage, match="no caption"):
+        tokens({"name": "x", "label": 0, "captions": ()}, np.random.default_rng(0))
+    assert tokens.none.shape == (64,) and not tokens.none.any()
+
+
+def test_a_text_that_is_too_long_is_cut_or_named():
+    example = {"name": "scene 7", "label": 0, "captions": ("a word " * 20,)}
+    cut = caption_tokens(config_of("shapes:train"), open_source("shapes:train"))
+    assert cut(example, np.random.default_rng(0))[-1] == 258
+    raising = caption_tokens(config_of("shapes:train", long_texts="raise"), open_source("shapes:train"))
+    with pytest.raises(ConfigError, match=r"scene 7.*'a word.*142 tokens.*64.*data\.long_texts"):
+        raising(example, np.random.default_rng(0))
+
+
+def test_other_tasks_read_no_texts():
+    config = config_of("digits:train")
+    config.task = "classification"
+    assert caption_tokens(config, open_source("digits:train")) is None
+    assert "tokens" not in batches(config, 1)[0]
