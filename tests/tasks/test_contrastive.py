@@ -77,8 +77,7 @@ def test_the_loss_is_that_of_the_valid_pairs_alone(name):
     assert metrics["loss"][1] == 4 and metrics["logit_scale"][0] == scale
 
 
-@pytest.mark.parametrize("name", ["softmax", "sigmoid"])
-@pytest.mark.parametrize("parts", [2, 4])
+@pytest.mark.parametrize(("name", "parts"), [("softmax", 2), ("sigmoid", 4)])
 def test_parts_of_the_batch_give_the_whole_batch_s_gradients(name, parts):
     results = []
     for accumulate in (1, parts):

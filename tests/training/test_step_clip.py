@@ -41,8 +41,7 @@ def losses(mesh, sigmoid):
     return state, [float(values["loss"]) for values in metrics]
 
 
-@pytest.mark.parametrize("sigmoid", [False, True], ids=["softmax", "sigmoid"])
-@pytest.mark.parametrize("mesh", ["data", "fsdp", "mixed"])
+@pytest.mark.parametrize(("mesh", "sigmoid"), [("data", False), ("fsdp", False), ("mixed", True)])
 def test_meshes_give_the_same_losses(mesh, sigmoid):
     state, got = losses(mesh, sigmoid)
     expected = losses("one device", sigmoid)[1]
