@@ -1,0 +1,133 @@
+"""One entry for all formats of weights: what a file holds is seen from its first bytes, never from its name.
+
+Formats: numpy's `.npz`, `.safetensors`, PyTorch's `.pt`, `.pth` and `.bin` (read without torch, and without running
+anything that they say), TorchScript, and several files under an index, as transformers writes large models.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping
+
+from vision_jax.errors import ConfigError
+from vision_jax.weights.npz import is_npz, open_npz
+from vision_jax.weights.safetensors import is_safetensors, open_safetensors
+from vision_jax.weights.tensors import File, Tensor, Tensors, shown
+from vision_jax.weights.torch_archive import is_legacy, is_torch_archive, open_legacy, open_torch_archive
+from vision_jax.weights.zip_archive import ZipArchive
+
+# What transformers, timm and open_clip call their weights in a folder, the preferred first.
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "open_clip_model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "open_clip_pytorch_model.bin",
+)
+_WRAPPERS = ("model", "state_dict", "model_ema", "state_dict_ema")
+_BESIDE = (
+    *_WRAPPERS,
+    *("optimizer", "optimizers", "optimizer_states", "lr_scheduler", "scheduler", "scaler", "loss_scaler"),
+    *("amp", "amp_scaler", "rng_state", "cuda_rng_state", "epoch", "args", "config"),
+)
+_FOREIGN = {
+    b"\x89HDF": "an HDF5 file, as Keras and TensorFlow write them",
+    b"\x93NUMPY": "a single array of numpy; several by name are a .npz",
+    b"\x1f\x8b": "compressed with gzip: unpack it first",
+    b"version https://git-lfs": "a pointer of Git LFS: fetch the file itself with `git lfs pull`",
+    b"<": "a web page or XML: the download went wrong",
+    b"\x80": "a bare pickle, which is not read",
+}
+
+
+def open_tensors(path) -> Tensors:
+    """The tensors by their names in a file, or in a folder with one of WEIGHT_FILES, each read when asked for.
+
+    Names of nested checkpoints and of TorchScript's modules are joined with dots: "model.blocks.0.norm1.weight".
+    Raises ConfigError of one line that names the file: it is absent, of no known format, cut off or damaged, wants a name
+    that weights do not need, or a part of it is missing.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        path = _weights_in(path)
+    file = File(path)
+    head = file.read(0, min(file.size, 64)).tobytes()
+    if not head:
+        raise file.error("the file is empty")
+    if is_safetensors(head):
+        return open_safetensors(file)
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        archive = ZipArchive(file)
+        if is_torch_archive(archive):
+            return open_torch_archive(archive)
+        if is_npz(archive):
+            return open_npz(archive)
+        raise file.error("a zip file without weights: it has neither arrays of numpy nor a checkpoint of PyTorch")
+    if is_legacy(head):
+        return open_legacy(file)
+    if head.lstrip().startswith(b"{"):
+        return _open_shards(file)
+    kind = next((kind for start, kind in _FOREIGN.items() if head.startswith(start)), "of no known format")
+    raise file.error(f"no file of weights (.npz, .safetensors, PyTorch's .pt, .pth, .bin), but {kind}")
+
+
+def unwrap(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The model's own tensors: without "model.", "state_dict." and "module." before their names, and the optimizer's.
+
+    A checkpoint with averaged weights beside the plain ones gives the plain ones; `select(tensors, "model_ema")` gives
+    the others. A prefix is left where tensors of unknown meaning stand beside it.
+    """
+    roots = {name.partition(".")[0] for name in tensors}
+    wrapper = next((wrapper for wrapper in _WRAPPERS if any(name.startswith(f"{wrapper}.") for name in tensors)), None)
+    if wrapper and roots <= set(_BESIDE):
+        return unwrap(select(tensors, wrapper))
+    if roots == {"module"} and all(name.startswith("module.") for name in tensors):
+        return unwrap(select(tensors, "module"))
+    return dict(tensors)
+
+
+def select(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those whose names begin with `prefix` and a dot, without it. Raises ConfigError where there are none."""
+    start = f"{prefix}."
+    found = {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+    if not found:
+        roots = ", ".join(sorted({name.partition(".")[0] for name in tensors})[:20])
+        raise ConfigError(f"no tensors under '{prefix}'; there are: {shown(roots)}")
+    return found
+
+
+def _weights_in(folder: pathlib.Path) -> pathlib.Path:
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise ConfigError(f"'{folder}': the folder holds none of {', '.join(WEIGHT_FILES)}")
+
+
+def shards_of(index: pathlib.Path) -> dict[str, str]:
+    """tensor name -> file name, of a `*.index.json`. Raises ConfigError."""
+    file = File(index)
+    with file.parsing("the index"):
+        parsed = json.loads(file.read(0, file.size).tobytes().decode())
+    shards = parsed.get("weight_map") if isinstance(parsed, dict) else None
+    if not isinstance(shards, dict) or not shards:
+        raise file.error("a JSON file, but no index of weights: it has no 'weight_map'")
+    for shard in shards.values():
+        if not isinstance(shard, str) or not shard.strip(".") or set(shard) & set("/\\:\0"):
+            raise file.error(f"the index names a file outside of its folder, {shown(str(shard))}")
+    return shards
+
+
+def _open_shards(file: File) -> Tensors:
+    shards, opened = shards_of(file.path), {}
+    for shard in dict.fromkeys(shards.values()):
+        path = file.path.parent / shard
+        if not path.is_file():
+            raise file.error(f"shard '{shown(shard)}' is missing")
+        if path.suffix == ".json":
+            raise file.error(f"the index names an index, '{shown(shard)}'")
+        opened[shard] = open_tensors(path)
+    for name, shard in shards.items():
+        if name not in opened[shard]:
+            raise file.error(f"shard '{shown(shard)}' has no tensor '{shown(name)}'")
+    metadata = {key: value for tensors in opened.values() for key, value in tensors.metadata.items()}
+    return Tensors(file.path, {name: opened[shard][name] for name, shard in shards.items()}, metadata)

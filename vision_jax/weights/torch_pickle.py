@@ -1,0 +1,200 @@
+"""Pickles as torch writes them, read without running anything.
+
+A pickle is a program for a small stack machine, and Python's own machine calls whatever functions the program names. This
+one imports nothing and calls nothing that a file names: a global is a name, and a call of one of the few names below
+gives the description of a tensor, a dict or an inert record. Any other name, and any other opcode, is refused. In the
+manner of torch's own reader of weights (torch/_weights_only_unpickler.py), with records for what stands beside them.
+"""
+
+import pickletools
+from typing import Any, BinaryIO
+
+from vision_jax.weights.tensors import DTYPES, File, shown
+from vision_jax.weights.torch_objects import (
+    CALLS,
+    MAPPINGS,
+    RECORDS,
+    STORAGES,
+    TORCH_DTYPES,
+    Global,
+    Record,
+    Storage,
+    StridedTensor,
+    new_mapping,
+    new_object,
+    set_items,
+)
+
+
+def load(data: bytes | BinaryIO, file: File, is_script: bool = False) -> tuple[Any, dict[str, Storage]]:
+    """What a pickle builds, and the storages that it names. A stream is left behind the pickle's end.
+
+    is_script: the classes of TorchScript, `__torch__...`, become records, too.
+    Raises ConfigError that names the first thing that is not allowed; nothing of the file is ever run.
+    """
+    machine = _Machine(file, is_script)
+    with file.parsing("the pickle"):
+        for opcode, argument, _ in pickletools.genops(data):
+            machine.step(opcode.name, argument)
+        (root,) = machine.stack
+    return root, machine.storages
+
+
+class _Machine:
+    def __init__(self, file: File, is_script: bool):
+        self.file, self.is_script = file, is_script
+        self.stack, self.below = [], []
+        self.memo: dict[int, Any] = {}
+        self.storages: dict[str, Storage] = {}
+
+    def step(self, opcode: str, argument: Any) -> None:
+        stack = self.stack
+        match opcode:
+            case "PROTO" | "FRAME" | "STOP":
+                pass
+            case "NONE":
+                stack.append(None)
+            case "NEWTRUE" | "NEWFALSE":
+                stack.append(opcode == "NEWTRUE")
+            case "INT" | "BININT" | "BININT1" | "BININT2" | "LONG" | "LONG1" | "LONG4" | "FLOAT" | "BINFLOAT":
+                stack.append(argument)
+            case "UNICODE" | "BINUNICODE" | "SHORT_BINUNICODE" | "BINUNICODE8":
+                stack.append(argument)
+            case (
+                "STRING" | "BINSTRING" | "SHORT_BINSTRING" | "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8" | "BYTEARRAY8"
+            ):
+                stack.append(argument)
+            case "MARK":
+                self.below.append(stack)
+                self.stack = []
+            case "POP":
+                stack.pop()
+            case "POP_MARK":
+                self.marked()
+            case "DUP":
+                stack.append(stack[-1])
+            case "PUT" | "BINPUT" | "LONG_BINPUT":
+                self.memo[argument] = stack[-1]
+            case "MEMOIZE":
+                self.memo[len(self.memo)] = stack[-1]
+            case "GET" | "BINGET" | "LONG_BINGET":
+                stack.append(self.memo[argument])
+            case "EMPTY_TUPLE":
+                stack.append(())
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                count = int(opcode[-1])
+                items = tuple(stack[-count:])
+                if len(items) < count:
+                    raise ValueError("nothing is on the stack")
+                stack[-count:] = [items]
+            case "TUPLE":
+                self.push(tuple(self.marked()))
+            case "EMPTY_LIST":
+                stack.append([])
+            case "LIST":
+                self.push(self.marked())
+            case "APPEND":
+                item = stack.pop()
+                _extend(stack[-1], [item])
+            case "APPENDS":
+                items = self.marked()
+                _extend(self.stack[-1], items)
+            case "EMPTY_DICT":
+                stack.append({})
+            case "DICT":
+                self.push(set_items({}, self.marked()))
+            case "SETITEM":
+                value, key = stack.pop(), stack.pop()
+                set_items(stack[-1], [key, value])
+            case "SETITEMS":
+                items = self.marked()
+                set_items(self.stack[-1], items)
+            case "EMPTY_SET":
+                stack.append(Record("builtins.set"))
+            case "ADDITEMS":
+                self.marked()
+            case "FROZENSET":
+                self.marked()
+                self.push(Record("builtins.frozenset"))
+            case "GLOBAL":
+                stack.append(self.named(*argument.split(" ", 1)))
+            case "STACK_GLOBAL":
+                name, module = stack.pop(), stack.pop()
+                stack.append(self.named(module, name))
+            case "REDUCE":
+                arguments, function = stack.pop(), stack.pop()
+                stack.append(self.called(function, arguments))
+            case "NEWOBJ":
+                _, kind = stack.pop(), stack.pop()
+                stack.append(new_object(kind))
+            case "NEWOBJ_EX":
+                _, _, kind = stack.pop(), stack.pop(), stack.pop()
+                stack.append(new_object(kind))
+            case "BUILD":
+                state = stack.pop()
+                _build(stack[-1], state)
+            case "BINPERSID":
+                stack.append(self.storage(*stack.pop()))
+            case _:
+                raise self.file.error(f"the pickle has the opcode {opcode}, which no weights need; nothing was run")
+
+    def push(self, value: Any) -> None:
+        self.stack.append(value)
+
+    def marked(self) -> list:
+        """The items above the last mark, taken away."""
+        items, self.stack = self.stack, self.below.pop()
+        return items
+
+    def named(self, module: Any, name: Any) -> Global:
+        if type(module) is not str or type(name) is not str:
+            raise ValueError("the name of a global is no text")
+        full = f"{module}.{name}"
+        is_known = full in STORAGES or full in TORCH_DTYPES or full in MAPPINGS or full in CALLS or full in RECORDS
+        is_module = self.is_script and (module == "__torch__" or module.startswith("__torch__."))
+        if "." in name or not (is_known or is_module):
+            raise self.file.error(
+                f"the pickle names '{shown(full)}', which is no part of weights: nothing was run; "
+                "where you trust the file, load it with torch and save model.state_dict() alone"
+            )
+        return Global(full)
+
+    def called(self, function: Any, arguments: Any) -> Any:
+        if type(function) is not Global or type(arguments) is not tuple:
+            raise ValueError("a call of what is no function")
+        if function.name in CALLS:
+            return CALLS[function.name](*arguments)
+        if function.name in MAPPINGS:
+            return new_mapping(*arguments)
+        if function.name in RECORDS:
+            return Record(function.name)
+        raise self.file.error(f"the pickle calls '{shown(function.name)}', which is no function; nothing was run")
+
+    def storage(self, kind: Any, storage_type: Any, key: Any, location: Any, count: Any, view: Any = None) -> Storage:
+        if kind != "storage" or type(storage_type) is not Global or storage_type.name not in STORAGES:
+            raise ValueError("a reference to something that is no storage")
+        if type(key) is not str or type(count) is not int or count < 0:
+            raise ValueError("a storage without a name or size")
+        if view is not None:
+            raise self.file.error("storages that are views are not read; load the file with torch and save it again")
+        dtype = STORAGES[storage_type.name] and DTYPES[STORAGES[storage_type.name]]
+        storage = Storage(dtype, key, count * (dtype.itemsize if dtype else 1))
+        if self.storages.setdefault(key, storage) != storage:
+            raise ValueError(f"the storage '{key}' has two types or sizes")
+        return storage
+
+
+def _extend(target: Any, items: list) -> None:
+    if type(target) is list:
+        target.extend(items)
+    elif type(target) is not Record:  # a subclass of list, whose items are not needed
+        raise ValueError("items for what is no list")
+
+
+def _build(target: Any, state: Any) -> None:
+    if type(target) is Record:
+        for part in state if type(state) is tuple else (state,):  # of __dict__ and __slots__
+            if type(part) is dict:
+                target.fields.update(part)
+    elif type(target) not in (dict, list, StridedTensor):  # attributes of theirs, such as a state_dict's _metadata
+        raise ValueError("attributes for what is no object")
