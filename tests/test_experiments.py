@@ -1,13 +1,18 @@
 """The scripts under experiments/: run at small sizes, their counts held against the papers' formulas."""
 
 import importlib.util
+import itertools
 import pathlib
+import random
+import re
 
 import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vision_jax.data import open_source
+from vision_jax.evaluation.prompts import fill
 from vision_jax.models.window_attention import WindowAttention
 
 EXPERIMENTS = pathlib.Path(__file__).parent.parent / "experiments"
@@ -89,3 +94,75 @@ def test_complexity_refuses_sizes_that_it_cannot_fit(complexity, capsys):
         with pytest.raises(SystemExit):
             complexity.main(["--resolutions", *sizes])
         assert "multiples of 16" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    pytest.importorskip("sklearn")
+    return load("clip/prompts/prompts.py")
+
+
+def test_dice_show_their_number(prompts):
+    ndimage = pytest.importorskip("scipy.ndimage")
+    for seed in range(20):
+        for face in prompts.FACES:
+            grey = np.asarray(prompts.die(face, random.Random(seed)), np.float32)
+            patches = ndimage.label(grey < np.percentile(grey, 75) / 2)[0]
+            ground = np.concatenate([patches[0], patches[-1], patches[:, 0], patches[:, -1]])
+            assert len(np.setdiff1d(patches, [0, *ground])) == face, (face, seed)
+
+
+def test_no_template_and_no_context_of_the_prompts_is_in_a_caption(prompts):
+    phrases = {*prompts.NEUTRAL, *prompts.PHRASES["digit"], *prompts.PHRASES["die"]}
+    captions = {"".join(parts) for parts in itertools.product(prompts.OPENINGS, phrases, prompts.ENDINGS)}
+    for context in ("", *prompts.CONTEXTS.values()):
+        assert captions.isdisjoint(fill(template, "{}", context) for template in prompts.TEMPLATES)
+    assert not any(context in caption for context in prompts.CONTEXTS.values() for caption in captions)
+
+
+def test_prompts_writes_its_data_and_its_tables(prompts, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(prompts, "TEMPLATES", prompts.TEMPLATES[:1])
+    command = [f"--workdir={tmp_path}", "--seeds=1", "--config.duration=2 steps", "--config.schedule.warmup=1 steps"]
+    command += [f"--config.model.{field}" for field in ("image.depth=1", "image.mlp_dim=24", "text_depth=1")]
+    prompts.run(command)
+    report = (tmp_path / "results.md").read_text(encoding="utf-8")
+    assert report in capsys.readouterr().out
+    cells = re.findall(r"-?\d\.\d{3} \(-?\d\.\d{3} to -?\d\.\d{3}\)", report)
+    assert len(cells) == 4 * (8 + 1)
+
+    pictures = open_source(f"folder:{tmp_path / 'data/pictures'}")
+    share = [
+        np.mean([pictures.class_names[label].startswith(kind) for label in pictures.labels])
+        for kind in ("digit", "die")
+    ]
+    assert len(pictures.class_names) == 16 and f"cannot be above {share[0]:.3f}" in report
+    for number in prompts.NUMBERS[1:7]:  # as often as the digit, so that it is all one which of the two goes first
+        counts = [pictures.labels.count(pictures.class_names.index(f"{kind}_{number}")) for kind in ("digit", "die")]
+        assert counts[0] == counts[1] > 0
+    pairs = open_source(f"wds:{tmp_path / 'data/train.tar'}")
+    assert len(pairs) == 1437 + sum(open_source("digits:train").labels.count(face) for face in prompts.FACES)
+    assert all(
+        sum(name in pair["captions"][0] for name in prompts.NUMBERS) == 1 for pair in map(pairs.__getitem__, range(50))
+    )
+
+    monkeypatch.setattr(prompts, "classify", lambda *_: np.zeros((2, 2, 3)))
+    prompts.run(command)
+    assert "is complete" in capsys.readouterr().out  # the data are what they were, and nothing is trained again
+
+
+def test_prompts_tables_by_hand(prompts, monkeypatch):
+    """Two seeds: no template, three templates and all of them; the first columns of the table."""
+    monkeypatch.setattr(prompts, "TEMPLATES", prompts.TEMPLATES[:3])
+    accuracy = np.zeros((2, 2, 2, 5))
+    accuracy[:, 0, 0] = [[0.9, 0.5, 0.2, 0.3, 0.6], [0.8, 0.3, 0.5, 0.7, 0.4]]
+    lines = prompts.markdown(accuracy, 0.625, "").splitlines()
+    assert [line.split(" | ")[1] for line in lines if line.startswith("| ")][1:9] == [
+        "0.850 (0.800 to 0.900)",
+        "0.400 (0.300 to 0.500)",
+        "0.250 (0.200 to 0.300)",
+        "0.417 (0.333 to 0.500)",
+        "0.600 (0.500 to 0.700)",
+        "0.500 (0.400 to 0.600)",
+        "0.083 (-0.100 to 0.267)",
+        "0.100 (0.100 to 0.100)",
+    ]
