@@ -1,0 +1,91 @@
+"""What the tests of ViT's and MAE's weights share: random originals, and the way of a file into our model and back."""
+
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from vision_jax.weights.mapping import export_params, import_params
+from vision_jax.weights.readers import open_tensors, unwrap
+from vision_jax.weights.safetensors import write_safetensors
+
+torch = pytest.importorskip("torch")
+
+
+def randomize(model, scale=0.2, seed=0):
+    """Every parameter and buffer of floats drawn anew, so that none is zero or one."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for values in (*model.parameters(), *model.buffers()):
+            if values.is_floating_point():
+                values.copy_(torch.randn(values.shape, generator=generator) * scale)
+    return model.eval()
+
+
+def theirs_of(model, images, **inputs):
+    with torch.no_grad():
+        return model(torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), **inputs)
+
+
+def shapes_of(model, image_size):
+    rngs = {"params": jax.random.key(0), "masking": jax.random.key(1)}
+    shapes = jax.eval_shape(model.init, rngs, np.zeros((1, *image_size, 3), np.float32))["params"]
+    return {name: leaf.shape for name, leaf in flatten_dict(shapes, sep="/").items()}
+
+
+def config_in(folder):
+    path = folder / "config.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def loaded(path, describe, given=None):
+    """(description, model, params, report) of a folder or file."""
+    tensors = unwrap(open_tensors(path))
+    description = describe(config_in(path) if path.is_dir() else None, tensors, given)
+    model = description.create_model()
+    shapes = shapes_of(model, description.image_size)
+    params, report = import_params(tensors, description.table, shapes, description.ignored)
+    return description, model, params, report
+
+
+def written(folder, config, params, table, constants):
+    """`folder` with config.json and weights as transformers and timm keep them."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    write_safetensors(folder / "model.safetensors", export_params(params, table) | constants, {"format": "pt"})
+    return folder
+
+
+def drawn(model, image_size, seed=0):
+    """Random parameters of ours: flat, path -> array."""
+    rng = np.random.default_rng(seed)
+    return {
+        name: 0.3 * rng.normal(size=shape).astype(np.float32) for name, shape in shapes_of(model, image_size).items()
+    }
+
+
+def timm_hybrid(units, patch, size, **fields):
+    """With Google's epsilons in the stem, and weights far above the one that standardisation adds in another place."""
+    pytest.importorskip("timm")
+    from timm.layers import HybridEmbed, StdConv2dSame
+    from timm.models.vision_transformer import VisionTransformer
+    from timm.models.vision_transformer_hybrid import _resnetv2
+
+    backbone = _resnetv2(units)
+    embed = functools.partial(HybridEmbed, backbone=backbone)
+    theirs = VisionTransformer(
+        size, patch, embed_dim=24, depth=1, num_heads=3, mlp_ratio=2, num_classes=5, embed_layer=embed, **fields
+    )
+    for module in backbone.modules():
+        if isinstance(module, StdConv2dSame):
+            module.eps = 1e-12
+        elif isinstance(module, torch.nn.GroupNorm):
+            module.eps = 1e-6
+    randomize(theirs)
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter *= 5
+    return theirs

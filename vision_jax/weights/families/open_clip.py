@@ -1,0 +1,198 @@
+"""CLIP in open_clip: OpenAI's names, and open_clip_config.json."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vision_jax.errors import ConfigError
+from vision_jax.models.clip import CLIP
+from vision_jax.models.modified_resnet import ModifiedResNet
+from vision_jax.models.vit import ViT
+from vision_jax.ops.windows import Pair
+from vision_jax.weights.families.clip_openai import (
+    OPENAI,
+    TEXT_EPS,
+    check_end,
+    check_text_eps,
+    described,
+    read_fields,
+    table_official,
+    tower_of,
+)
+from vision_jax.weights.families.description import Description, preprocessing, refuse
+from vision_jax.weights.mapping import Entry
+
+# What a config may say of a tower; anything else that it sets is not known here.
+_SHARED = {
+    "width",
+    "layers",
+    "mlp_ratio",
+    "norm_kwargs",
+    "act_kwargs",
+    "pool_type",
+    "final_ln_after_pool",
+    "output_tokens",
+}
+_VISION = _SHARED | {"image_size", "head_width", "patch_size", "patch_dropout", "no_ln_pre", "pos_embed_type"}
+_TEXT = _SHARED | {"context_length", "vocab_size", "heads", "no_causal_mask", "pad_id", "eos_id", "proj_type"}
+_TEXT |= {"hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs"}
+# Fields of towers that are not there; they mean nothing without the names of those.
+_UNUSED = (
+    "timm_pool",
+    "timm_proj",
+    "timm_drop",
+    "hf_proj_type",
+    "hf_pooler_type",
+    "hf_model_pretrained",
+    "attn_pooler_",
+)
+_RESIZE = {"shortest": "crop", "squash": "squash"}
+
+
+def describe_open_clip(config: Mapping | None, tensors: Mapping, given: Mapping | None = None) -> Description:
+    """open_clip's CLIP and CustomTextCLIP: open_clip_config.json or one of its models' configs, or None for a bare file.
+
+    A bare file does not show its activation: text_act among the `given` is that of both towers, unless image={"act": ...}
+    says otherwise. It is "quick_gelu" for OpenAI's weights and where a model's name ends in "-quickgelu", as the path of
+    `tensors` may say.
+    """
+    given = dict(given or {})
+    model, how = (config or {}).get("model_cfg", config) or {}, (config or {}).get("preprocess_cfg")
+    vision, text_cfg = model.get("vision_cfg") or {}, model.get("text_cfg") or {}
+    for name, cfg, known in (("vision_cfg", vision, _VISION), ("text_cfg", text_cfg, _TEXT)):
+        strange = [key for key, value in cfg.items() if value and key not in known and not key.startswith(_UNUSED)]
+        if strange:
+            raise ConfigError(
+                f"the config's {name} has {strange[0]}={cfg[strange[0]]!r}, which CLIP does not have here"
+            )
+    if model.get("multimodal_cfg"):
+        raise ConfigError("the config has multimodal_cfg: CoCa, which is not known here")
+    if not config and "quickgelu" in str(getattr(tensors, "path", "")).lower():
+        given.setdefault("text_act", "quick_gelu")
+    if not config and "text_act" not in given:
+        raise ConfigError("a bare file of open_clip does not show its activation; pass text_act='gelu' or 'quick_gelu'")
+    if "text_num_heads" not in given and "heads" in text_cfg:
+        given["text_num_heads"] = text_cfg["heads"]
+    text = "text." if "text.token_embedding.weight" in tensors else ""
+    size = given.pop("image_size", vision.get("image_size"))
+    fields, image_size = read_fields(tensors, text, given, size, vision.get("head_width", 64))
+    fields |= {"text_act": _activation(model, text_cfg), **_text_fields(text_cfg, fields["vocab_size"])}
+    if fields["image_tower"] == "vit":
+        act = given.get("text_act") if not config else _activation(model, vision)
+        fields["image"] |= {"act": act, **_vision_fields(vision)}
+    return described(fields, image_size, given, _preprocessing(how), lambda clip: table_open_clip(clip, text), tensors)
+
+
+def _activation(model: Mapping, tower: Mapping) -> str:
+    arguments = tower.get("act_kwargs") or {}
+    if not arguments:
+        return "quick_gelu" if model.get("quick_gelu") else "gelu"
+    if arguments != {"approximate": "tanh"} or model.get("quick_gelu"):
+        raise ConfigError(
+            f"the config's act_kwargs={arguments} with quick_gelu={model.get('quick_gelu', False)} are not known here"
+        )
+    return "gelu_tanh"
+
+
+def _eps(tower: Mapping) -> float:
+    arguments = tower.get("norm_kwargs") or {}
+    if arguments.keys() - {"eps"}:
+        raise ConfigError(f"the config's norm_kwargs={arguments} are not known here")
+    return arguments.get("eps", 1e-5)
+
+
+def _vision_fields(vision: Mapping) -> dict[str, Any]:
+    pool = vision.get("pool_type", "tok")
+    if pool not in ("tok", "avg"):
+        raise ConfigError(f"the config's vision_cfg has pool_type={pool!r}, neither 'tok' nor 'avg'")
+    fields = {"norm_eps": _eps(vision)}
+    if pool == "tok":
+        return fields
+    return {**fields, "pool": "gap", "cls_token": True, "norm_pooled": bool(vision.get("final_ln_after_pool"))}
+
+
+def _text_fields(text: Mapping, vocab_size: int) -> dict[str, Any]:
+    check_text_eps(_eps(text))
+    pool = text.get("pool_type", "argmax")
+    if pool not in ("argmax", "eos", "last") or text.get("proj_type", "linear") != "linear":
+        raise ConfigError("the config's text_cfg must have pool_type 'argmax', 'eos' or 'last' and proj_type 'linear'")
+    if pool == "eos":
+        check_end("eos_id", text.get("eos_id", 2), vocab_size)
+    return {"text_pool": "last" if pool == "last" else "end", "text_causal": not text.get("no_causal_mask")}
+
+
+def _preprocessing(how: Mapping | None) -> dict[str, Any]:
+    """open_clip's own default is OpenAI's; {} where pictures are padded to a square."""
+    how = how or {}
+    resize, interpolation = how.get("resize_mode", "shortest"), how.get("interpolation", "bicubic")
+    if resize not in _RESIZE:
+        return {}
+    mean_std = {key: tuple(how.get(key, value)) for key, value in OPENAI.items()}
+    return preprocessing(mean_std, "bilinear" if interpolation == "bilinear" else "bicubic", _RESIZE[resize])
+
+
+def table_open_clip(model: CLIP, text: str = "") -> list[Entry]:
+    """text: what stands before the text tower's names, "text." in CustomTextCLIP."""
+    return table_official(model, text)
+
+
+def config_open_clip(model: CLIP, image_size: Pair, preprocessing: Mapping | None = None) -> dict[str, Any]:
+    """open_clip_config.json of a folder that `open_clip.create_model("local-dir:FOLDER")` loads.
+
+    Raises ConfigError naming the field of a model that open_clip's CLIP cannot be.
+    """
+    tower = tower_of(model, "open_clip", (ViT, ModifiedResNet))
+    acts = ("quick_gelu",) if model.text_act == "quick_gelu" else ("gelu", "gelu_tanh")
+    refuse(model, "open_clip's CLIP", {"text_act": ("quick_gelu", "gelu", "gelu_tanh")})
+    height, width = image_size
+    vision = {"image_size": height if height == width else [height, width], "width": tower.width}
+    if isinstance(tower, ViT):
+        refuse(tower, f"open_clip's CLIP with text_act={model.text_act!r}", {"act": acts})
+        vision |= {
+            "layers": tower.depth,
+            "patch_size": tower.patch_size if isinstance(tower.patch_size, int) else list(tower.patch_size),
+            "head_width": tower.width // tower.num_heads,
+            "mlp_ratio": _ratio(tower.width, tower.mlp_dim),
+            "no_ln_pre": not tower.pre_norm,
+            "pool_type": "tok" if tower.pool == "token" else "avg",
+            "final_ln_after_pool": tower.norm_pooled,
+            "norm_kwargs": {"eps": tower.norm_eps},
+            **_act_kwargs(tower.act),
+        }
+    else:
+        if len(tower.blocks) != 4 or height != width:
+            raise ConfigError(
+                f"open_clip's ModifiedResNet has four stages and square images, not blocks={tower.blocks} and {image_size}"
+            )
+        vision |= {"layers": tower.blocks, "head_width": tower.features // tower.heads}
+    text = {
+        "context_length": model.context_length,
+        "vocab_size": model.vocab_size,
+        "width": model.text_width,
+        "heads": model.text_num_heads,
+        "layers": model.text_depth,
+        "mlp_ratio": _ratio(model.text_width, model.text_mlp_dim or 4 * model.text_width),
+        "no_causal_mask": not model.text_causal,
+        "pool_type": "last" if model.text_pool == "last" else "argmax",
+        "norm_kwargs": {"eps": TEXT_EPS},
+        **_act_kwargs(model.text_act),
+    }
+    config = {"embed_dim": model.embed_dim, "vision_cfg": vision, "text_cfg": text}
+    if model.text_act == "quick_gelu":
+        config["quick_gelu"] = True
+    if model.logit_bias_init is not None:
+        config["init_logit_bias"] = model.logit_bias_init
+    how = {}
+    if preprocessing:
+        how = {key: preprocessing[key] for key in ("mean", "std", "interpolation")}
+        how["resize_mode"] = {ours: theirs for theirs, ours in _RESIZE.items()}[preprocessing["eval_resize"]]
+    return {"model_cfg": config, "preprocess_cfg": how}
+
+
+def _act_kwargs(act: str) -> dict[str, Any]:
+    return {"act_kwargs": {"approximate": "tanh"}} if act == "gelu_tanh" else {}
+
+
+def _ratio(width: int, hidden: int) -> float:
+    """The number that `int(width * ratio)` gives `hidden` of."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width

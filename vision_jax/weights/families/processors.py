@@ -1,0 +1,76 @@
+"""preprocessor_config.json of transformers, which says of a model's pictures what config.json does not."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from vision_jax.errors import ConfigError
+
+_RESAMPLING = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+
+
+def read_processor(config: Mapping, defaults: Mapping) -> dict[str, Any]:
+    """Preprocessing as the file has it; what it leaves out is that of the model's Description, `defaults`.
+
+    Raises ConfigError where the pictures are treated in a way that there is not here.
+    """
+    if not (config.get("do_resize", True) and config.get("do_normalize", True) and config.get("do_rescale", True)):
+        raise ConfigError("preprocessor_config.json leaves out do_resize, do_rescale or do_normalize")
+    if abs(config.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-3:
+        raise ConfigError(f"preprocessor_config.json has rescale_factor={config['rescale_factor']}, not 1 / 255")
+    read = dict(defaults)
+    for ours, theirs in (("mean", "image_mean"), ("std", "image_std")):
+        if theirs in config:
+            read[ours] = tuple(config[theirs])
+    if (number := config.get("resample")) is not None:
+        if number not in _RESAMPLING:
+            raise ConfigError(f"preprocessor_config.json has resample={number}, not 2 (bilinear) or 3 (bicubic)")
+        read["interpolation"] = _RESAMPLING[number]
+    return read | _resizing(config, defaults)
+
+
+def _resizing(config: Mapping, defaults: Mapping) -> dict[str, Any]:
+    size = config.get("size")
+    if size is None:
+        return {}
+    crops = config.get("do_center_crop", defaults.get("eval_resize") == "crop")
+    if isinstance(size, int):  # of old files: the short side, where the processor crops, or both
+        size = {"shortest_edge": size} if crops else {"height": size, "width": size}
+    if "shortest_edge" not in size and not crops:
+        return {"eval_resize": "squash", "eval_crop": 1.0}
+    crop = config.get("crop_size")
+    crop = crop if isinstance(crop, int) else min(crop.values()) if crop else None
+    if "shortest_edge" not in size or not crops or crop is None:
+        raise ConfigError(
+            f"preprocessor_config.json has size={size}, crop_size={crop} and do_center_crop={crops}: neither a squashed "
+            "picture nor the centre of one whose short side is resized"
+        )
+    return {"eval_resize": "crop", "eval_crop": _share(crop, size["shortest_edge"])}
+
+
+def _share(size: int, edge: int) -> float:
+    """size / edge, such that floor(size / share) is the edge again."""
+    share = size / edge
+    return share if math.floor(size / share) == edge else math.nextafter(share, 0.0)
+
+
+def write_processor(preprocessing: Mapping, image_size: tuple[int, int]) -> dict[str, Any]:
+    """preprocessor_config.json that makes transformers do the same. Raises ConfigError for crops of rectangles."""
+    height, width = image_size
+    both = {"height": height, "width": width}
+    config = {
+        "do_resize": True,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(preprocessing["mean"]),
+        "image_std": list(preprocessing["std"]),
+        "resample": next(number for number, name in _RESAMPLING.items() if name == preprocessing["interpolation"]),
+    }
+    if preprocessing["eval_resize"] == "squash":
+        return {**config, "image_processor_type": "ViTImageProcessor", "do_center_crop": False, "size": both}
+    if height != width:
+        raise ConfigError(f"transformers crops squares alone, not {image_size}; eval_resize='squash' has no crop")
+    edge = math.floor(height / preprocessing["eval_crop"])
+    crop = {"do_center_crop": True, "size": {"shortest_edge": edge}, "crop_size": both}
+    return {**config, "image_processor_type": "CLIPImageProcessor", **crop}

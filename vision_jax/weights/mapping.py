@@ -1,0 +1,146 @@
+"""From a file's tensors to parameters and back: one engine for all families and formats.
+
+A table says for one model where every parameter lies in a file. Paths are those of unrolled layers; `models.stacking`
+turns them into those of scanned ones.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from vision_jax.config import nearest
+from vision_jax.errors import ConfigError
+from vision_jax.weights.tensors import Tensor
+
+
+class Layout(NamedTuple):
+    """How an array of a file becomes ours, and back."""
+
+    to_ours: Callable[[np.ndarray], np.ndarray]
+    to_theirs: Callable[[np.ndarray], np.ndarray]
+
+
+LAYOUTS = {
+    "same": Layout(lambda x: x, lambda x: x),
+    "linear": Layout(np.transpose, np.transpose),  # torch: (out, in)
+    "conv": Layout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)),  # torch: OIHW
+    "vector": Layout(lambda x: x.reshape(1, 1, -1), lambda x: x.reshape(-1)),  # a token that they keep as (D,)
+    "table": Layout(lambda x: x[None], lambda x: x[0]),  # positions that they keep as (N, D)
+    "row": Layout(lambda x: x.reshape(-1), lambda x: x.reshape(1, -1)),
+    "heads": Layout(lambda x: x.reshape(-1), lambda x: x.reshape(-1, 1, 1)),  # a number a head, kept as (heads, 1, 1)
+    "scalar": Layout(lambda x: x.reshape(()), lambda x: x),
+}
+
+
+class Entry(NamedTuple):
+    """Where a parameter lies: `theirs` as `layout` says, or its part `part[0]` of `part[1]` equal ones along axis 0.
+
+    layout: a name of LAYOUTS, or a Layout of the family's own. collection: the one of the model's that `ours` is a path in.
+    """
+
+    ours: str
+    theirs: str
+    layout: str | Layout = "same"
+    part: tuple[int, int] = (0, 1)
+    collection: str = "params"
+
+
+class Report(NamedTuple):
+    """Names of a file's tensors that became no parameter, and those that the table knows to be superfluous."""
+
+    unexpected: list[str]
+    ignored: list[str]
+
+
+def import_params(
+    tensors: Mapping[str, Tensor],
+    table: Iterable[Entry],
+    shapes: Mapping[str, tuple[int, ...]],
+    ignored=(),
+    collection: str = "params",
+) -> tuple[dict, Report]:
+    """Nested float32 parameters of a model from a file's tensors, or another collection, such as "batch_stats".
+
+    Args:
+        table: an entry for each parameter, and for what other collections hold.
+        shapes: path -> shape of every parameter that the model has.
+        ignored: names in the file that are known to hold nothing that a model needs, such as position indices.
+
+    Raises:
+        ConfigError: a parameter of the model has no entry, a tensor is missing, or a shape is not the model's; the
+            message names it, and how many others there are.
+    """
+    table = list(table)
+    known = {entry.theirs for entry in table}
+    table = [entry for entry in table if entry.collection == collection]
+    if unknown := sorted(shapes.keys() ^ {entry.ours for entry in table}):
+        raise ConfigError(f"the table of names and the model differ in {_some(unknown)}")
+    if missing := [entry.theirs for entry in table if entry.theirs not in tensors]:
+        raise ConfigError(f"the file lacks {_some(missing)}{nearest(missing[0], tensors)}")
+    wrong = [
+        f"'{entry.theirs}' {list(tensors[entry.theirs].shape)} for '{entry.ours}' {list(shapes[entry.ours])}"
+        for entry in table
+        if _shape(tensors[entry.theirs].shape, entry) != tuple(shapes[entry.ours])
+    ]
+    if wrong:
+        raise ConfigError(f"shapes do not fit: {_some(wrong)}")
+    parts: dict[str, list[Entry]] = {}
+    for entry in table:
+        parts.setdefault(entry.theirs, []).append(entry)
+    params = {}
+    for theirs, entries in parts.items():  # each tensor is read once, and let go before the next
+        array = np.asarray(tensors[theirs].read())
+        for entry in entries:
+            params[entry.ours] = np.asarray(_layout(entry).to_ours(_part(array, entry)), np.float32, order="C")
+    rest = [name for name in tensors if name not in known]
+    report = Report([name for name in rest if name not in ignored], [name for name in rest if name in ignored])
+    return unflatten_dict(params, sep="/"), report
+
+
+def export_params(params: Mapping, table: Iterable[Entry], collection: str = "params") -> dict[str, np.ndarray]:
+    """A file's arrays by name, float32, from nested parameters of unrolled layers: what `import_params` reads back.
+
+    Other collections give their own arrays, to be written beside them.
+
+    Raises ConfigError where the table has no place for a parameter.
+    """
+    flat, parts = flatten_dict(params, sep="/"), {}
+    table = [entry for entry in table if entry.collection == collection]
+    if unknown := sorted(flat.keys() ^ {entry.ours for entry in table}):
+        raise ConfigError(f"the table of names and the parameters differ in {_some(unknown)}")
+    for entry in table:
+        array = _layout(entry).to_theirs(np.asarray(flat[entry.ours], np.float32))
+        parts.setdefault(entry.theirs, {})[entry.part[0]] = array
+    return {
+        name: np.asarray(np.concatenate([found[i] for i in sorted(found)]) if len(found) > 1 else found[0], order="C")
+        for name, found in parts.items()
+    }
+
+
+def _layout(entry: Entry) -> Layout:
+    return LAYOUTS[entry.layout] if isinstance(entry.layout, str) else entry.layout
+
+
+def _part(array: np.ndarray, entry: Entry) -> np.ndarray:
+    index, count = entry.part
+    return array if count == 1 else np.split(array, count)[index]
+
+
+def _shape(shape: tuple[int, ...], entry: Entry) -> tuple[int, ...] | None:
+    """The shape of the entry's part as a parameter of ours, None where it cannot be one; nothing is read."""
+    count = entry.part[1]
+    if count > 1:
+        if not shape or shape[0] % count:
+            return None
+        shape = (shape[0] // count, *shape[1:])
+    try:
+        return _layout(entry).to_ours(np.broadcast_to(np.float32(0), shape)).shape
+    except (ValueError, IndexError):
+        return None
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{names[0]}{more}" if names[0].startswith("'") else f"'{names[0]}'{more}"
