@@ -184,7 +184,7 @@ SCHEMA = {
             "every": Key("", Duration, "how often, besides at the end; empty: never"),
             "source": Key("", str | list, "labelled pictures; empty: data.eval"),
             "classes": Key("", str, "JSON file of class names, with a context where wanted; empty: the source's own names"),
-            "templates": Key("", str, "JSON file or built-in set of prompts; empty: data.templates, or '{}' alone"),
+            "templates": Key("", str | tuple, "prompts with '{}' for the name: texts, a JSON file or a built-in set; empty: data.templates, or '{}' alone"),
         },
         "retrieval": {
             "every": Key("", Duration, "how often, besides at the end; empty: never"),

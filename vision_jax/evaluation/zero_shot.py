@@ -14,6 +14,8 @@ from vision_jax.evaluation.prompts import check_templates, class_prompts, open_c
 from vision_jax.evaluation.texts import TextEmbedder
 from vision_jax.ops.losses import topk_correct
 
+_told: set[tuple] = set()  # ties that this process has told of
+
 
 class ZeroShotEvaluator:
     """The share of pictures whose class has the most similar text: `zero_shot_top1`, `zero_shot_top5`.
@@ -35,8 +37,10 @@ class ZeroShotEvaluator:
         if len(self.source.class_names) != self.source.num_classes:
             raise ConfigError(f"{self.spec!r} does not name its {self.source.num_classes} classes: not for zero_shot")
         classes = open_classes(c.classes, self.source.class_names, repr(self.spec))
-        if c.templates:
+        if c.templates and isinstance(c.templates, str):
             templates = open_templates(c.templates)
+        elif c.templates:
+            templates = check_templates(c.templates, "config.evals.zero_shot.templates")
         else:
             templates = check_templates(config.data.templates or ("{}",), "config.data.templates")
         prompts = class_prompts(templates, classes)
@@ -78,7 +82,8 @@ class ZeroShotEvaluator:
     def tell_of_ties(self, prompts: list[list[str]]) -> None:
         first = self.first[self.column]
         later = np.flatnonzero(first < np.arange(len(first)))
-        if len(later) and jax.process_index() == 0:
+        if len(later) and (self.spec, len(later)) not in _told and jax.process_index() == 0:
+            _told.add((self.spec, len(later)))
             print(
                 f"zero_shot: {len(later)} classes of {self.spec!r} read like one before them, which goes first, such as"
                 f" {later[0]} like {first[later[0]]}: {prompts[later[0]][0]!r}",

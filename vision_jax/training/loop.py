@@ -141,11 +141,15 @@ def evaluate(config, workdir: pathlib.Path, checkpoint: str = "last") -> dict[st
     configure_jax(config)
     mesh = make_mesh(config)
     task = make_task(config, open_source(config.data.eval, tfds_dir=config.data.tfds_dir))
+    evaluators = make_evaluators(task, config, mesh)
+    if not evaluators:
+        names = ", ".join(f"evals.{name}.every" for name in task.evaluators(config))
+        raise ConfigError(f"nothing to evaluate: set one of {names}")
     with jax.set_mesh(mesh):
         variables = load_variables(folder, replicated(mesh))
         saved = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
         check_structure(str(folder), saved, jax.eval_shape(lambda: init_variables(config, task)))
-        measured = measure(make_evaluators(task, config, mesh), variables)
+        measured = measure(evaluators, variables)
     metrics = {name: value for name, value in measured.items() if not is_picture(value)}
     print(f"{folder}: " + ", ".join(f"{name} {value:.5g}" for name, value in metrics.items()))
     return metrics
