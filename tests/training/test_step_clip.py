@@ -14,8 +14,8 @@ MESHES = {"one device": (1, 1, 1), "data": (8, 1, 1), "fsdp": (1, 8, 1), "mixed"
 
 def tiny(mesh="one device", sigmoid=False, **changes):
     c = load_config("configs/clip_digits.py")
-    c.model = dict(image=dict(width=32, depth=2, num_heads=2, mlp_dim=48), embed_dim=16, scan=True)
-    c.model = dict(text_width=32, text_depth=2, text_num_heads=2)
+    c.model = dict(image=dict(width=32, depth=1, num_heads=2, mlp_dim=48), embed_dim=16, scan=True)
+    c.model = dict(text_width=32, text_depth=1, text_num_heads=2)
     if sigmoid:
         c.model.logit_bias_init, c.loss.name = -10.0, "sigmoid"
     c.batch_size, c.duration, c.schedule.warmup = 16, "40 steps", "2 steps"
@@ -59,10 +59,9 @@ def test_meshes_give_the_same_losses(mesh, sigmoid):
 
 def test_parts_make_the_same_steps():
     _, whole = losses("one device", False)
-    for mesh in ("one device", "data"):
-        config, devices = tiny(mesh, optimizer__accumulate=2)
-        got = [float(values["loss"]) for values in run(config, 5, devices, random_pairs)[2]]
-        np.testing.assert_allclose(got, whole, rtol=1e-4)
+    config, devices = tiny("data", optimizer__accumulate=2)
+    got = [float(values["loss"]) for values in run(config, 5, devices, random_pairs)[2]]
+    np.testing.assert_allclose(got, whole, rtol=1e-4)
 
 
 def test_a_locked_tower_stays_as_it_is_and_the_scale_within_its_bounds():
