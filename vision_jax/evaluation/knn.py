@@ -11,6 +11,7 @@ from vision_jax.errors import ConfigError
 from vision_jax.evaluation.features import FeatureExtractor, in_chunks, labelled_source
 from vision_jax.ops.losses import topk_correct
 from vision_jax.ops.sharding import BATCH_AXES
+from vision_jax.ops.unit_vectors import unit_vectors
 
 SCRATCH = 2**26  # elements of the similarities that a device holds at a time
 VOTERS = 1024  # queries whose votes for all classes a device holds at a time
@@ -89,11 +90,11 @@ def nearest(queries, bank, bank_labels, k: int):
         Similarities float32[q, k] and labels int32[q, k]; -inf and -1 where the bank has fewer than k rows. NaN has
         become inf, ahead of all.
     """
-    queries = _unit(queries)
+    queries = unit_vectors(queries)
 
     def compare(best, chunk):
         rows, labels = jax.lax.all_gather(chunk, BATCH_AXES, tiled=True)  # [C, D], [C]
-        similarity = jnp.matmul(queries, _unit(rows).T, precision="highest")  # [q, C]
+        similarity = jnp.matmul(queries, unit_vectors(rows).T, precision="highest")  # [q, C]
         similarity = jnp.where(jnp.isnan(similarity), jnp.inf, similarity)  # top_k puts some NaN first, others last
         similarity = jnp.where(labels < 0, -jnp.inf, similarity)
         similarity, index = jax.lax.top_k(similarity, min(k, len(labels)))
@@ -104,8 +105,3 @@ def nearest(queries, bank, bank_labels, k: int):
 
     none = jnp.full((len(queries), k), -jnp.inf), jnp.full((len(queries), k), -1, jnp.int32)
     return jax.lax.scan(compare, jax.lax.pcast(none, BATCH_AXES, to="varying"), (bank, bank_labels))[0]
-
-
-def _unit(x: jax.Array) -> jax.Array:
-    """Rows of length 1; a row of zeros stays one."""
-    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)

@@ -1,6 +1,7 @@
 """Contrastive learning of pictures and texts (CLIP, Radford et al., 2021; SigLIP, Zhai et al., 2023)."""
 
 import math
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -31,11 +32,7 @@ class Contrastive(Task):
 
     def __init__(self, config, source):
         for key in NOT_READ:
-            *path, leaf = key.split(".")
-            section = config
-            for name in path:
-                section = section[name]
-            if section[leaf]:
+            if operator.attrgetter(key)(config):
                 raise ConfigError(f"config.{key} does not belong to contrastive learning: set it to 0")
         self.tokenizer = open_tokenizer(config.data.tokenizer, config.data.context_length)
         sizes = {"vocab_size": self.tokenizer.vocab_size, "context_length": self.tokenizer.context_length}

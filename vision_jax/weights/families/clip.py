@@ -24,6 +24,7 @@ from vision_jax.weights.families.description import (
     count_blocks,
     pair,
     preprocessing,
+    read_config,
     refuse,
 )
 from vision_jax.weights.families.entries import conv, dense, norm
@@ -49,8 +50,7 @@ _ROOTS = ("vision_model", "text_model")
 
 def describe_transformers(config: Mapping | None, tensors: Mapping, given: Mapping | None = None) -> Description:
     """CLIPModel."""
-    if config is None:
-        raise ConfigError("weights of transformers need their config.json beside them")
+    config = read_config(config, {})
     vision, text = (_read(config, name, defaults) for name, defaults in (("vision", _VISION), ("text", _TEXT)))
     patch, token = "vision_model.embeddings.patch_embedding.weight", "text_model.embeddings.token_embedding.weight"
     for needed in (patch, token, "visual_projection.weight"):

@@ -52,6 +52,13 @@ def preprocessing(
     return {**mean_std, "interpolation": interpolation, "eval_resize": resize, "eval_crop": crop}
 
 
+def read_config(config: Mapping | None, defaults: Mapping) -> dict[str, Any]:
+    """transformers' config.json over the defaults of its class. Raises ConfigError where a source has none."""
+    if config is None:
+        raise ConfigError("weights of transformers need their config.json beside them")
+    return {**defaults, **config}
+
+
 def activation(name: str) -> str:
     """Our name of an activation in transformers' config.json. Raises ConfigError where there is none."""
     if name not in ACTIVATIONS:

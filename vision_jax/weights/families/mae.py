@@ -24,6 +24,7 @@ from vision_jax.weights.families.description import (
     left_over,
     pair,
     preprocessing,
+    read_config,
     shape_of,
 )
 from vision_jax.weights.families.entries import dense, norm
@@ -47,7 +48,7 @@ _DECODER_BLOCKS = ("decoder.decoder_layers.", "decoder.decoder_encoder.layer.")
 
 def describe_transformers(config: Mapping | None, tensors: Mapping, given: Mapping | None = None) -> Description:
     """ViTMAEForPreTraining, or ViTMAEModel."""
-    config, given = {**_DEFAULTS, **vit.read_config(config)}, dict(given or {})
+    config, given = read_config(config, {**_DEFAULTS, **vit.DEFAULTS}), dict(given or {})
     image_size, name = pair(given.pop("image_size", config["image_size"])), given.pop("name", "mae")
     prefix = vit.prefix_of(tensors)
     blocks, fields = vit.blocks_in(tensors, prefix), vit.encoder_fields(config)

@@ -16,6 +16,7 @@ from vision_jax.weights.families.description import (
     left_over,
     pair,
     preprocessing,
+    read_config,
     refuse,
 )
 from vision_jax.weights.families.entries import conv, dense, norm
@@ -76,9 +77,7 @@ _RECENT = {
 
 def describe_transformers(config: Mapping | None, tensors: Mapping, given: Mapping | None = None) -> Description:
     """SwinForImageClassification, Swinv2ForImageClassification, SwinModel or Swinv2Model: their pooled features."""
-    if config is None:
-        raise ConfigError("weights of transformers need their config.json beside them")
-    config, given = {**DEFAULTS, **config}, dict(given or {})
+    config, given = read_config(config, DEFAULTS), dict(given or {})
     if config["layer_norm_eps"] != NORM_EPS:
         raise ConfigError(
             f"config.json has layer_norm_eps={config['layer_norm_eps']}; but some norms of transformers' Swin have "

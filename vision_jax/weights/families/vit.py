@@ -17,6 +17,7 @@ from vision_jax.weights.families.description import (
     left_over,
     pair,
     preprocessing,
+    read_config,
     refuse,
     shape_of,
 )
@@ -67,7 +68,7 @@ def describe_transformers(config: Mapping | None, tensors: Mapping, given: Mappi
 
     representation_size=None among the `given` leaves the pooler out, so that the class token is the feature.
     """
-    config, given = read_config(config), dict(given or {})
+    config, given = read_config(config, DEFAULTS), dict(given or {})
     prefix, pooler = prefix_of(tensors), f"{prefix_of(tensors)}pooler.dense.weight"
     size = None
     if pooler in tensors and "classifier.weight" not in tensors and "representation_size" not in given:
@@ -84,12 +85,6 @@ def describe_transformers(config: Mapping | None, tensors: Mapping, given: Mappi
     table = table_transformers(create_model("vit", **fields), prefix, blocks)
     ignored = left_over(tensors, table, blocks, lambda name: "pooler." in name or "mask_token" in name)
     return Description("vit", fields, image_size, preprocessing(HALF, "bilinear", "squash"), table, ignored)
-
-
-def read_config(config: Mapping | None) -> dict[str, Any]:
-    if config is None:
-        raise ConfigError("weights of transformers need their config.json beside them")
-    return {**DEFAULTS, **config}
 
 
 def encoder_fields(config: Mapping) -> dict[str, Any]:
