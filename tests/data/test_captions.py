@@ -48,6 +48,19 @@ def test_templates_are_filled_with_the_class_s_name():
     assert len(texts) > 12
 
 
+def test_classes_beside_captions_need_no_templates():
+    class Both:
+        num_classes, class_names = 2, ("cat", "dog")
+
+        def __getitem__(self, index):
+            return {"image": np.zeros((4, 4, 3), np.uint8), "label": 0, "name": "x", "captions": ("a tabby",)}
+
+    tokens = caption_tokens(config_of("shapes:train"), Both())
+    assert text_of(tokens(Both()[0], np.random.default_rng(0))) == "a tabby"
+    with pytest.raises(ConfigError, match="data.templates"):
+        caption_tokens(config_of("digits:train"), open_source("digits:train"))
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_same_texts_after_a_restart_and_for_any_processes(workers):
     config = config_of("shapes:train", workers=workers)

@@ -48,12 +48,12 @@ def reads_captions(config) -> bool:
 def caption_tokens(config, source) -> CaptionTokens | None:
     """How `source`'s examples are read, None where the task reads no texts.
 
-    Raises ConfigError where a source has classes alone and data.templates none, or one without a place for the name.
+    Raises ConfigError where a source has classes alone and there are no data.templates, or one has no place for the name.
     """
     if not reads_captions(config):
         return None
     data = config.data
-    if source.num_classes and not data.templates:
+    if source.num_classes and not data.templates and not _has_captions(source):
         raise ConfigError(
             f"contrastive training needs texts, and {data.train!r} has classes: give config.data.templates, such as ('a photo of a {{}}.',)"
         )
@@ -65,3 +65,11 @@ def caption_tokens(config, source) -> CaptionTokens | None:
         source.class_names,
         data.long_texts == "cut",
     )
+
+
+def _has_captions(source) -> bool:
+    """Whether the first example brings its own; classes then say nothing of texts."""
+    try:
+        return "captions" in source[0]
+    except BrokenImage:
+        return False
