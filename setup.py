@@ -16,8 +16,10 @@ TRAIN = [
     "pillow>=11.0,<14",
     "scikit-learn>=1.5,<2",
     "tensorboardX>=2.6.2,<3",
+    "tqdm>=4.66,<5",
 ]
-CLIP = ["ftfy>=6.3", "regex", "tokenizers>=0.21", "huggingface_hub>=0.30", "ahocorasick_rs>=1.0,<2"]
+HUB = ["huggingface_hub>=0.30"]
+CLIP = [*HUB, "ftfy>=6.3", "regex", "tokenizers>=0.21", "ahocorasick_rs>=1.0,<2"]
 TEST = ["pytest>=8.0", "pytest-xdist", "hypothesis", "ruff"]
 
 setup(
@@ -37,6 +39,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10.2,<0.13"],
         "cuda": ["jax[cuda13]>=0.10.2,<0.13"],
         "clip": [*TRAIN, *CLIP],
+        "hub": HUB,
         "notebooks": [*TRAIN, "matplotlib", "jupyter"],
     },
 )

@@ -12,7 +12,7 @@ import pytest
 from test_main import assert_same_run, finish, start, wait_for
 
 from vision_jax.data import open_source
-from vision_jax.training.checkpoints import load_variables, locate
+from vision_jax.weights.work_folder import load_variables, locate
 
 CLIP = [
     "--config=configs/clip_shapes.py",

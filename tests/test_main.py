@@ -14,7 +14,11 @@ import jax
 import numpy as np
 import pytest
 
-from vision_jax.training.checkpoints import load_variables, locate
+import vision_jax as vj
+from vision_jax.data import open_source
+from vision_jax.errors import ConfigError
+from vision_jax.weights import sources
+from vision_jax.weights.work_folder import load_variables, locate
 
 REPO = pathlib.Path(__file__).parents[1]
 SMALL = [
@@ -202,3 +206,41 @@ def test_start_from_another_run_at_another_resolution(straight, tmp_path):
     assert "mlp/fc1" in finish(misfit, status=2)[1]
     out, _ = train(tmp_path, *extra)  # in the same work folder: nothing of the failure stayed
     assert "resized: pos_embed" in out and "dropped" not in out
+
+
+def test_a_work_folder_is_a_source_of_weights(straight):
+    folder = locate(straight)
+    for source, checkpoint in ((straight, "last"), (straight, 60), (straight / "checkpoints", "60"), (folder, "last")):
+        model, variables = vj.load_pretrained(source, checkpoint=checkpoint)
+        chex.assert_trees_all_equal(variables, load_variables(folder))
+    assert (model.num_classes, model.width, model.pool) == (10, 32, "gap")
+    best = vj.load_pretrained(straight, checkpoint="best")[1]
+    chex.assert_trees_all_equal(best, load_variables(locate(straight, "best")))
+    with pytest.raises(ConfigError, match="it is a run of 'vit_ti16', and no 'mae'"):
+        vj.load_pretrained(straight, name="mae")
+    with pytest.raises(ConfigError, match=r"no checkpoint '7' in .*there are best, last, .*60"):
+        vj.load_pretrained(straight, checkpoint=7)
+    config = json.loads((straight / "config.json").read_text())
+    source = sources.open_source(straight)
+    assert source.class_names == tuple(config["derived"]["class_names"]) == tuple("0123456789")
+    how = vj.preprocessing(straight)
+    assert how == vj.Preprocessing((16, 16), (0.5,) * 3, (0.5,) * 3, "bicubic", "squash", 0.875)
+    test = open_source("digits:test")
+    images = np.stack([how(test[i]["image"]) for i in range(len(test))])
+    right = np.asarray(jax.jit(model.apply)(vj.load_pretrained(straight)[1], images)).argmax(1) == test.labels
+    assert right.mean() == json.loads((straight / "summary.json").read_text())["eval/top1"]
+
+
+def test_a_run_in_another_form(straight, tmp_path):
+    """Scanned, at another resolution, for other classes; and through a folder of timm's back to ours."""
+    model, variables = vj.load_pretrained(straight, scan=True, image_size=(24, 20), num_classes=3)
+    assert variables["params"]["blocks"]["norm1"]["scale"].shape == (2, 32)
+    assert variables["params"]["pos_embed"].shape == (1, 30, 32) and model.num_classes == 3
+    model, variables = vj.load_pretrained(straight)
+    how, names = vj.preprocessing(straight), sources.open_source(straight).class_names
+    vj.save_pretrained(tmp_path, model, variables, "timm", preprocessing=how, class_names=names)
+    again, same = vj.load_pretrained(tmp_path)
+    chex.assert_trees_all_equal(same, variables)
+    images = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
+    np.testing.assert_array_equal(*(jax.jit(m.apply)(variables, images) for m in (model, again)))
+    assert sources.open_source(tmp_path).class_names == names

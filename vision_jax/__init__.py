@@ -6,7 +6,12 @@ _PUBLIC = {
     "list_models": "vision_jax.models.registry",
     "create_model": "vision_jax.models.registry",
     "encode": "vision_jax.models.inference",
+    "intermediates": "vision_jax.models.intermediates",
     "reconstruct": "vision_jax.models.inference",
+    "load_pretrained": "vision_jax.weights.pretrained",
+    "save_pretrained": "vision_jax.weights.exports",
+    "preprocessing": "vision_jax.weights.preprocessing",
+    "Preprocessing": "vision_jax.weights.preprocessing",
 }
 __all__ = sorted(_PUBLIC)
 

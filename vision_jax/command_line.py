@@ -5,13 +5,12 @@ import ast
 import functools
 import importlib.util
 import inspect
-import json
 import pathlib
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from vision_jax.config import Section, from_dict, nearest
+from vision_jax.config import Section, nearest
 from vision_jax.errors import ConfigError
 
 
@@ -68,7 +67,53 @@ def load_config(spec: str) -> Section:
     return config
 
 
-def parse_overrides(argv: list[str], config: Section) -> list[tuple[str, object]]:
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `vj.load_pretrained` takes besides the source; see `source_arguments`."""
+    parser.add_argument("--image_size", help="pixels a side, or HEIGHTxWIDTH (default: the model's)")
+    parser.add_argument("--revision", help="branch, tag or commit of a model of the hub")
+    parser.add_argument("--checkpoint", default="last", help="of a work folder: last, best or a step (default: last)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="a field of the model, such as pool=gap"
+    )
+    parser.add_argument(
+        "--file",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="what a bare file does not say of itself, such as text_act=quick_gelu or image_size=(224,288)",
+    )
+
+
+def source_arguments(args: argparse.Namespace) -> dict[str, typing.Any]:
+    """Keyword arguments of `vj.load_pretrained`. Raises ConfigError naming the one that cannot be read."""
+    size = None
+    if args.image_size:
+        sides = args.image_size.split("x")
+        if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
+            raise ConfigError(f"--image_size takes pixels a side or HEIGHTxWIDTH, got {args.image_size!r}")
+        size = tuple(map(int, sides)) if len(sides) == 2 else int(sides[0])
+    fields, file = (_fields(option, getattr(args, option)) for option in ("set", "file"))
+    return {"image_size": size, "revision": args.revision, "checkpoint": args.checkpoint, "file": file, **fields}
+
+
+def _fields(option: str, words: list[str]) -> dict[str, typing.Any]:
+    fields = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name.isidentifier():
+            raise ConfigError(f"--{option} takes FIELD=VALUE, got {word!r}")
+        fields[name] = _value(value, None)
+    return fields
+
+
+def apply_overrides(argv: list[str], config: Section, known: Sequence[str] = ()) -> None:
+    """Sets what `--config.KEY=VALUE` arguments say; sections merge. `known`: the command's other arguments, for messages."""
+    for key, value in parse_overrides(argv, config, known):
+        first, *rest = key.split(".")
+        config[first] = functools.reduce(lambda inner, name: {name: inner}, reversed(rest), value)
+
+
+def parse_overrides(argv: list[str], config: Section, known: Sequence[str] = ()) -> list[tuple[str, object]]:
     """(dotted key, value) of each `--config.KEY=VALUE` or `--config.KEY VALUE`; `--config.KEY` alone is True.
 
     A value is read as a Python literal unless the key takes text; text that is no literal stays text.
@@ -78,9 +123,8 @@ def parse_overrides(argv: list[str], config: Section) -> list[tuple[str, object]
         word = words.pop(0)
         key, equals, text = word.partition("=")
         if not key.startswith("--config."):
-            raise ConfigError(
-                f"unknown argument '{word}'; known: --config, --config.KEY=VALUE, --workdir, --mode, --checkpoint"
-            )
+            known = ", ".join(["--config", "--config.KEY=VALUE", *known])
+            raise ConfigError(f"unknown argument '{word}'; known: {known}")
         if not equals:
             text = words.pop(0) if words and not words[0].startswith("--") else "True"
         key = key.removeprefix("--config.")
@@ -109,16 +153,3 @@ def _value(text: str, kind):
     except (ValueError, SyntaxError):
         value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
     return value
-
-
-def read_run_config(workdir: pathlib.Path) -> Section:
-    """The resolved config that a run saved in its work folder."""
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise ConfigError(f"no config.json in {workdir}: it is not the work folder of a run; give --config=FILE")
-    try:
-        values = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path} is not valid JSON: {error}") from error
-    values.pop("derived", None)
-    return from_dict(values)

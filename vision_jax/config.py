@@ -198,7 +198,7 @@ SCHEMA = {
         "peak_tflops": Key(0.0, float, "peak of one device in TFLOP/s, for MFU; 0: known devices' own"),
         "compile_cache": Key("~/.cache/vision_jax/compile", str, "folder of XLA's compilation cache; empty: off"),
     },
-    "init_from": Key("", str, "work folder or checkpoint whose parameters training starts from; 'image=PATH' or 'text=PATH': for one tower of a CLIP"),
+    "init_from": Key("", str, "what training's parameters start from: a work folder, a checkpoint, a file or folder of weights or an id of the hub; 'image=SOURCE' or 'text=SOURCE': for one tower of a CLIP"),
     "seed": Key(0, int, "seed of parameters, data order, augmentation and dropout"),
 }
 # fmt: on

@@ -6,16 +6,19 @@
 
 A config file defines `get_config()`, or `get_config(arg)` for `--config=FILE:ARG`. `--config.KEY=VALUE` overrides any key
 of the schema or field of the model. Starting again with the same work folder continues the run exactly. Errors that a
-user can mend are one line on stderr and exit status 2.
+user can mend are one line on stderr and exit status 2. Several processes, on a TPU pod, under Slurm or Open MPI, or with
+`--coordinator=HOST:PORT --process_id=I --num_processes=N`, are one run: see experiments/launch.
 """
 
 import argparse
-import functools
 import pathlib
 import sys
 
-from vision_jax.command_line import Parser, load_config, parse_overrides, read_run_config, report_errors
+from vision_jax.command_line import Parser, apply_overrides, load_config, report_errors
 from vision_jax.errors import ConfigError
+from vision_jax.weights.work_folder import read_run_config
+
+OF_PROCESSES = ("--coordinator", "--process_id", "--num_processes", "--process_timeout")
 
 
 def parse(argv: list[str]):
@@ -31,6 +34,12 @@ def parse(argv: list[str]):
     parser.add_argument(
         "--checkpoint", default="last", help="what --mode=eval loads: last, best, a step or a folder (default: last)"
     )
+    parser.add_argument("--coordinator", help="HOST:PORT of process 0, where the environment does not tell")
+    parser.add_argument("--process_id", type=int, help="which of the processes this is, from 0")
+    parser.add_argument("--num_processes", type=int, help="how many processes train together")
+    parser.add_argument(
+        "--process_timeout", type=int, default=100, help="seconds after which a silent process counts as lost"
+    )
     args, overrides = parser.parse_known_args(argv)
     workdir = pathlib.Path(args.workdir).expanduser().absolute()
     if args.config:
@@ -39,20 +48,24 @@ def parse(argv: list[str]):
         config = read_run_config(workdir)
     else:
         raise ConfigError("--config=FILE is needed for training")
-    for key, value in parse_overrides(overrides, config):
-        first, *rest = key.split(".")
-        config[first] = functools.reduce(lambda inner, name: {name: inner}, reversed(rest), value)  # sections merge
+    apply_overrides(overrides, config, ("--workdir", "--mode", "--checkpoint", *OF_PROCESSES))
     return args, config, workdir
 
 
 def run(argv: list[str]) -> None:
     args, config, workdir = parse(argv)
-    from vision_jax.training import loop  # the command line is checked before anything heavy is imported
+    # The command line is checked before anything heavy is imported.
+    from vision_jax.training.distributed import explicit_processes, several_processes
 
-    if args.mode == "train":
-        loop.train(config, workdir)
-    else:
-        loop.evaluate(config, workdir, args.checkpoint)
+    with several_processes(
+        explicit_processes(args.coordinator, args.process_id, args.num_processes), args.process_timeout
+    ):
+        from vision_jax.training import loop
+
+        if args.mode == "train":
+            loop.train(config, workdir)
+        else:
+            loop.evaluate(config, workdir, args.checkpoint)
 
 
 @report_errors

@@ -9,32 +9,9 @@
 import argparse
 import pathlib
 
-from vision_jax.command_line import Parser, read_run_config, report_errors
+from vision_jax.command_line import Parser, report_errors
 from vision_jax.errors import ConfigError
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-
-
-class Pictures:
-    """The picture files that a user names, as a source without labels."""
-
-    def __init__(self, names: list[str]):
-        self.paths: list[pathlib.Path] = []
-        for path in (pathlib.Path(name).expanduser() for name in names):
-            if path.is_dir():
-                self.paths += sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-            elif path.is_file():
-                self.paths.append(path)
-            else:
-                raise ConfigError(f"--images: there is neither a file nor a folder '{path}'")
-        if not self.paths:
-            raise ConfigError(f"--images: no pictures ({', '.join(SUFFIXES)}) in {', '.join(names)}")
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> dict:
-        return {"image": self.paths[index].read_bytes(), "name": str(self.paths[index])}
+from vision_jax.weights.work_folder import load_variables, locate, read_run_config
 
 
 def visualize(
@@ -45,16 +22,16 @@ def visualize(
 
     from vision_jax.data import open_source
     from vision_jax.data.images import eval_transform
+    from vision_jax.data.sources.pictures import Pictures
     from vision_jax.evaluation.reconstruction import fixed_noise, picture_grid, readable_images, views
     from vision_jax.tasks import make_task
-    from vision_jax.training.checkpoints import load_variables, locate
     from vision_jax.training.reporting import write_picture
 
     config = read_run_config(workdir)
     if config.task != "masked_autoencoding":
         raise ConfigError(f"{workdir} holds a run of the task {config.task}; pictures are of masked_autoencoding")
     variables = load_variables(locate(workdir, checkpoint))
-    source = Pictures(names) if names else open_source(config.data.eval, tfds_dir=config.data.tfds_dir)
+    source = open_source(config.data.eval, tfds_dir=config.data.tfds_dir) if not names else Pictures(names, "--images")
     task = make_task(config, source)
     images = readable_images(source, eval_transform(config.data), count)
     noise = fixed_noise(task.model, images, seed)

@@ -25,10 +25,10 @@ from vision_jax.data import open_source
 from vision_jax.data.feed import device_batches
 from vision_jax.data.pipeline import train_batches
 from vision_jax.tasks.classification import Classification
-from vision_jax.training.loop import compile_step, run
+from vision_jax.training.loop import run
 from vision_jax.training.profiling import Profiler
 from vision_jax.training.reporting import Reporter
-from vision_jax.training.setup import prepare
+from vision_jax.training.setup import compile_step, prepare
 
 
 def make_pictures(folder: pathlib.Path, count: int = 64) -> str:

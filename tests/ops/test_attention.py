@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from vision_jax.errors import ConfigError
 from vision_jax.ops import attention as ops
-from vision_jax.ops.attention import attention
+from vision_jax.ops.attention import attention, attention_weights
 
 
 def draw(shape, seed):
@@ -16,7 +16,7 @@ def draw(shape, seed):
 
 
 def by_loop(q, k, v, bias, mask):
-    out = np.zeros(q.shape)
+    out = np.zeros((*q.shape[:3], v.shape[-1]))
     for b, i, h in np.ndindex(q.shape[:3]):
         logits = [q[b, i, h] @ k[b, j, h] / np.sqrt(q.shape[-1]) + bias[b, h, i, j] for j in range(k.shape[1])]
         weights = np.where(mask[b, h, i], np.exp(logits), 0)
@@ -32,6 +32,19 @@ def test_against_loops(queries, keys, heads):
     mask = draw((2, heads, queries, keys), 4) > 0
     mask[..., 0] = True
     np.testing.assert_allclose(attention(q, k, v, bias=bias, mask=mask), by_loop(q, k, v, bias, mask), atol=1e-5)
+
+
+def test_weights_against_loops():
+    """Over the rows of the identity as values, attention gives its weights."""
+    q, k, bias = draw((2, 3, 2, 4), 0), draw((2, 5, 2, 4), 1), draw((2, 2, 3, 5), 2)
+    mask = np.arange(5) < draw((2, 2, 3, 1), 3) + 3
+    values = np.broadcast_to(np.eye(5)[:, None], (2, 5, 2, 5))
+    expected = by_loop(q, k, values, bias, mask).swapaxes(1, 2)
+    np.testing.assert_allclose(attention_weights(q, k, bias=bias, mask=mask), expected, atol=1e-6)
+    np.testing.assert_allclose(attention_weights(2 * q, k, bias=bias, mask=mask, scale=0.25), expected, atol=1e-6)
+    half = attention_weights(*(jnp.asarray(x, jnp.bfloat16) for x in (q, k)), bias=bias, mask=mask)
+    chex.assert_type(half, jnp.float32)
+    np.testing.assert_allclose(half, expected, atol=0.02)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

@@ -6,9 +6,10 @@ import pytest
 
 from vision_jax.config import base_config, to_json
 from vision_jax.errors import ConfigError
-from vision_jax.training.checkpoints import Checkpoints, load_variables, locate
+from vision_jax.training.checkpoints import Checkpoints
 from vision_jax.training.partitioning import make_mesh, state_shardings
 from vision_jax.training.state import create_state
+from vision_jax.weights.work_folder import load_variables, locate
 
 
 def create():

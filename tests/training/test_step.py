@@ -10,8 +10,7 @@ import pytest
 
 from vision_jax.command_line import load_config
 from vision_jax.models.stacking import stack_blocks
-from vision_jax.training.loop import compile_step
-from vision_jax.training.setup import prepare
+from vision_jax.training.setup import compile_step, prepare
 from vision_jax.training.step import train_step
 
 

@@ -6,9 +6,8 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
 
-from vision_jax.weights.mapping import export_params, import_params
+from vision_jax.weights.mapping import export_variables, import_variables
 from vision_jax.weights.readers import open_tensors, unwrap
 from vision_jax.weights.safetensors import write_safetensors
 
@@ -60,20 +59,15 @@ def load(describe, path, *inputs, **given):
     configs = [folder / name for name in ("config.json", "open_clip_config.json") if (folder / name).is_file()]
     described = describe(json.loads(configs[0].read_text()) if configs else None, tensors, given)
     model = described.create_model()
-    variables = {}
-    for collection, tree in jax.eval_shape(model.init, jax.random.key(0), *inputs).items():
-        shapes = {name: leaf.shape for name, leaf in flatten_dict(tree, sep="/").items()}
-        variables[collection], report = import_params(tensors, described.table, shapes, described.ignored, collection)
-        assert report.unexpected == []
+    shapes = jax.eval_shape(model.init, {"params": jax.random.key(0), "masking": jax.random.key(0)}, *inputs)
+    variables, report = import_variables(tensors, described.table, shapes, described.ignored)
+    assert report.unexpected == []
     return model, variables, described
 
 
 def save(path, variables, table, **config):
     """A file of our variables, and config.json, or what another keyword names, beside it."""
-    arrays = {}
-    for collection, tree in variables.items():
-        arrays |= export_params(tree, table, collection)
-    write_safetensors(path, arrays, {"format": "pt"})
+    write_safetensors(path, export_variables(variables, table), {"format": "pt"})
     for name, value in config.items():
         pathlib.Path(path).with_name(f"{name}.json").write_text(json.dumps(value))
 

@@ -12,7 +12,7 @@ from vision_jax.errors import ConfigError
 from vision_jax.models import CLIP, create_model
 from vision_jax.models.text import TextTransformer
 from vision_jax.weights.families import clip
-from vision_jax.weights.mapping import export_params
+from vision_jax.weights.mapping import export_variables
 from vision_jax.weights.readers import open_tensors, unwrap
 from vision_jax.weights.tensors import Tensors
 
@@ -257,7 +257,7 @@ def test_what_is_no_clip_of_ours_is_refused(tmp_path):
         "patch_bias": False,
     }
     ours = CLIP("vit", tower, **size)
-    state = export_params(init(ours, images_of((24, 16)), texts()[:, :5])["params"], clip.table_official(ours))
+    state = export_variables(init(ours, images_of((24, 16)), texts()[:, :5]), clip.table_official(ours))
     bare = {name: value for name, value in state.items() if not name.startswith("visual.")}
     for describe, config, file, message in (
         (clip.describe_official, None, {"head.weight": np.zeros(1)}, "lacks 'token_embedding.weight'"),

@@ -181,5 +181,5 @@ def test_no_connection(monkeypatch):
 
 def test_without_huggingface_hub(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ConfigError, match=r'not installed: pip install "vision_jax\[clip\]"'):
+    with pytest.raises(ConfigError, match=r'not installed: pip install "vision_jax\[hub\]"'):
         fetch("org/model", FILES)

@@ -11,11 +11,11 @@ from vision_jax.errors import ConfigError
 from vision_jax.models import MAE
 from vision_jax.ops.posemb import sincos2d
 from vision_jax.weights.families import mae
-from vision_jax.weights.mapping import export_params, import_params
+from vision_jax.weights.mapping import export_variables
 from vision_jax.weights.readers import open_tensors, unwrap
 
 torch = pytest.importorskip("torch")
-from originals import assert_close, images_of  # noqa: E402
+from originals import assert_close, images_of, load  # noqa: E402
 from vit_peers import drawn, loaded, randomize, theirs_of, written  # noqa: E402
 
 
@@ -176,7 +176,7 @@ def test_official_file_with_decoder(tmp_path, official):
     assert model == ours and description.image_size == (12, 12)
     assert sorted(report.ignored) == ["decoder_pos_embed", "pos_embed"] and not report.unexpected
     jax.tree.map(np.testing.assert_array_equal, got, unflatten_dict(params, sep="/"))
-    again = export_params(got, mae.table_official(model)) | mae.constants_official(model, (12, 12))
+    again = export_variables({"params": got}, mae.table_official(model)) | mae.constants_official(model, (12, 12))
     assert again.keys() == arrays.keys()
     jax.tree.map(np.testing.assert_array_equal, again, arrays)
 
@@ -228,10 +228,6 @@ def test_linear_probe_of_official_files(tmp_path):
     randomize(theirs).head[0].running_var.abs_()
     torch.save({"model": theirs.state_dict()}, tmp_path / "probe.pth")
     images = images_of((12, 12))
-    description, model, params, report = loaded(tmp_path / "probe.pth", mae.describe_official)
-    assert report.ignored == ["head.0.num_batches_tracked"] and not report.unexpected
-    shapes = {"head_norm/mean": (64,), "head_norm/var": (64,)}
-    tensors = unwrap(open_tensors(tmp_path / "probe.pth"))
-    statistics, _ = import_params(tensors, description.table, shapes, collection="batch_stats")
-    variables = {"params": params, "batch_stats": statistics}
+    model, variables, description = load(mae.describe_official, tmp_path / "probe.pth", images)
+    assert description.ignored == ["head.0.num_batches_tracked"]
     assert_close(jax.jit(model.apply)(variables, images), theirs_of(theirs, images))

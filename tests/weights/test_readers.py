@@ -15,6 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 from vision_jax.errors import ConfigError
 from vision_jax.weights.readers import open_tensors, select, unwrap
+from vision_jax.weights.tensors import Tensors
 
 MATRIX = np.arange(12, dtype=np.float32).reshape(3, 4)
 COUNT = np.array(7, np.int64)
@@ -336,11 +337,11 @@ def test_wrong_indexes(tmp_path, weight_map, problem):
     ],
 )
 def test_unwrap(names, expected):
-    assert list(unwrap(dict.fromkeys(names))) == expected
+    assert list(unwrap(Tensors(None, dict.fromkeys(names)))) == expected
 
 
 def test_select():
-    tensors = {"model.w": 1, "model_ema.w": 2, "model_ema": 3}
+    tensors = Tensors(None, {"model.w": 1, "model_ema.w": 2, "model_ema": 3})
     assert select(tensors, "model_ema") == {"w": 2}
     with pytest.raises(ConfigError, match="no tensors under 'ema'; there are: model, model_ema"):
         select(tensors, "ema")

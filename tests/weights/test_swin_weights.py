@@ -7,7 +7,7 @@ import pytest
 from vision_jax.errors import ConfigError
 from vision_jax.models import Swin, create_model
 from vision_jax.weights.families import swin
-from vision_jax.weights.mapping import export_params
+from vision_jax.weights.mapping import export_variables
 from vision_jax.weights.readers import open_tensors
 
 torch = pytest.importorskip("torch")
@@ -250,7 +250,7 @@ def test_official(version, window, windows, pretrained, tmp_path):
 def test_what_is_no_swin_of_ours_is_refused():
     zeros = {name: np.zeros(1) for name in ("absolute_pos_embed", "layers.0.blocks.0.attn.logit_scale")}
     ours = Swin(5, 2, **{**FIELDS, "depths": (2, 2, 2)}, window=3)
-    state = export_params(init(ours, images_of((32, 32)))["params"], swin.table_timm(ours))
+    state = export_variables(init(ours, images_of((32, 32))), swin.table_timm(ours))
     for describe, config, tensors, message in (
         (swin.describe_timm, None, {"blocks.0.attn.qkv.weight": np.zeros(1)}, "lacks 'patch_embed.proj.weight'"),
         (swin.describe_official, None, zeros, "absolute"),

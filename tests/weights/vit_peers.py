@@ -3,12 +3,12 @@
 import functools
 import json
 
-import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from vision_jax.weights.mapping import export_params, import_params
+from vision_jax.models.inference import variable_shapes
+from vision_jax.weights.mapping import export_variables, import_variables
 from vision_jax.weights.readers import open_tensors, unwrap
 from vision_jax.weights.safetensors import write_safetensors
 
@@ -30,12 +30,6 @@ def theirs_of(model, images, **inputs):
         return model(torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), **inputs)
 
 
-def shapes_of(model, image_size):
-    rngs = {"params": jax.random.key(0), "masking": jax.random.key(1)}
-    shapes = jax.eval_shape(model.init, rngs, np.zeros((1, *image_size, 3), np.float32))["params"]
-    return {name: leaf.shape for name, leaf in flatten_dict(shapes, sep="/").items()}
-
-
 def config_in(folder):
     path = folder / "config.json"
     return json.loads(path.read_text()) if path.exists() else None
@@ -46,25 +40,24 @@ def loaded(path, describe, given=None):
     tensors = unwrap(open_tensors(path))
     description = describe(config_in(path) if path.is_dir() else None, tensors, given)
     model = description.create_model()
-    shapes = shapes_of(model, description.image_size)
-    params, report = import_params(tensors, description.table, shapes, description.ignored)
-    return description, model, params, report
+    shapes = variable_shapes(model, description.image_size)
+    variables, report = import_variables(tensors, description.table, shapes, description.ignored)
+    return description, model, variables["params"], report
 
 
 def written(folder, config, params, table, constants):
     """`folder` with config.json and weights as transformers and timm keep them."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
-    write_safetensors(folder / "model.safetensors", export_params(params, table) | constants, {"format": "pt"})
+    arrays = export_variables({"params": params}, table) | constants
+    write_safetensors(folder / "model.safetensors", arrays, {"format": "pt"})
     return folder
 
 
 def drawn(model, image_size, seed=0):
     """Random parameters of ours: flat, path -> array."""
-    rng = np.random.default_rng(seed)
-    return {
-        name: 0.3 * rng.normal(size=shape).astype(np.float32) for name, shape in shapes_of(model, image_size).items()
-    }
+    rng, shapes = np.random.default_rng(seed), flatten_dict(variable_shapes(model, image_size)["params"], sep="/")
+    return {name: 0.3 * rng.normal(size=leaf.shape).astype(np.float32) for name, leaf in shapes.items()}
 
 
 def timm_hybrid(units, patch, size, **fields):

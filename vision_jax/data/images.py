@@ -37,9 +37,14 @@ def decode(image: bytes | np.ndarray) -> Image.Image:
         raise BrokenImage("not an image in a known format") from None
     except Exception as error:  # decoders raise whatever their parsers stumble over
         raise BrokenImage(f"{type(error).__name__}: {error}") from None
-    if decoded.mode.startswith("I"):  # 16 bits, which convert() would clip at 255
-        decoded = Image.fromarray((np.clip(np.asarray(decoded), 0, 2**16 - 1) >> 8).astype(np.uint8))
-    return decoded.convert("RGB")
+    return to_rgb(decoded)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A picture of any mode as `decode` has it."""
+    if image.mode.startswith("I"):  # 16 bits, which convert() would clip at 255
+        image = Image.fromarray((np.clip(np.asarray(image), 0, 2**16 - 1) >> 8).astype(np.uint8))
+    return image.convert("RGB")
 
 
 def resize(image: Image.Image, size: tuple[int, int], interpolation: str) -> Image.Image:
@@ -47,9 +52,13 @@ def resize(image: Image.Image, size: tuple[int, int], interpolation: str) -> Ima
     return image.resize(size[::-1], RESAMPLING[interpolation])
 
 
-def center_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The middle of a picture at least as large as `size`; half pixels are rounded to even, as torchvision does."""
-    top, left = (round((have - want) / 2) for have, want in zip((image.height, image.width), size, strict=True))
+def center_crop(image: Image.Image, size: tuple[int, int], rounding: str = "even") -> Image.Image:
+    """The middle of a picture at least as large as `size`.
+
+    Half pixels of the margins are rounded to even, as torchvision does, or "down", as transformers.
+    """
+    whole = {"even": round, "down": math.floor}[rounding]
+    top, left = (whole((have - want) / 2) for have, want in zip((image.height, image.width), size, strict=True))
     return image.crop((left, top, left + size[1], top + size[0]))
 
 
@@ -99,19 +108,23 @@ def random_crop_box(
 
 @dataclasses.dataclass(frozen=True)
 class EvalTransform:
-    """Resize and centre crop (`crop`: the share of the short side that is kept), or squash the whole picture."""
+    """Resize and centre crop (`crop`: the share of the short side that is kept), or squash the whole picture.
+
+    rounding: of the crop's margins, see `center_crop`.
+    """
 
     size: tuple[int, int]
     interpolation: str = "bicubic"
     squash: bool = False
     crop: float = 0.875
+    rounding: str = "even"
 
     def __call__(self, image: Image.Image) -> np.ndarray:
         """uint8[H, W, 3] of an RGB picture."""
         if self.squash:
             return np.asarray(resize(image, self.size, self.interpolation))
         cover = tuple(math.floor(side / self.crop) for side in self.size)
-        return np.asarray(center_crop(resize_to_cover(image, cover, self.interpolation), self.size))
+        return np.asarray(center_crop(resize_to_cover(image, cover, self.interpolation), self.size, self.rounding))
 
 
 def eval_transform(data) -> EvalTransform:

@@ -1,6 +1,6 @@
 """The input pipeline: a function of the step.
 
-    example ids, shuffled anew each epoch -> repeated -> loaded and augmented -> this process's share -> batches
+    example ids, shuffled anew each epoch -> repeated -> loaded and augmented -> this process's rows -> batches
 
 Position p of the endless training order decides which example is seen and how it is augmented, so the batches from step
 k on are those of a run that was never interrupted, for any number of workers, threads and processes. Nothing about the
@@ -16,7 +16,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -85,43 +85,49 @@ class Batches(Iterator[Batch]):
         self.close()
 
 
-def train_batches(config, *, seed: int, start_step: int, process_index: int = 0, process_count: int = 1) -> Batches:
-    """Endless training batches of config.batch_size / process_count examples from `start_step` on.
+def train_batches(config, *, seed: int, start_step: int, rows: Sequence[int] | None = None) -> Batches:
+    """Endless training batches of config.batch_size examples from `start_step` on, or of only these `rows` of each.
 
-    The processes' batches of one step are disjoint, and together the same for any number of processes. Repeated
-    augmentation (config.data.augment.repeats = r; Hoffer et al., 2020) puts r differently augmented copies of an
-    example one after the other, so they share a batch and, as in DeiT's RASampler, go to different processes. An epoch
-    keeps its length and thus holds one image in r; unlike the RASampler, which draws a new permutation for it, the next
-    epoch goes on with the images that have not been seen.
+    The rows that several processes make are together the batches that one would make. Repeated augmentation
+    (config.data.augment.repeats = r; Hoffer et al., 2020) puts r differently augmented copies of an example one after
+    the other, so they share a batch. An epoch keeps its length and thus holds one image in r; unlike DeiT's RASampler,
+    which draws a new permutation for it, the next epoch goes on with the images that have not been seen.
     """
     import grain
 
     source = open_source(config.data.train, tfds_dir=config.data.tfds_dir)
     transform, captions = train_transform(config.data), caption_tokens(config, source)
-    size = _share(config.batch_size, process_count, "batch_size")
+    _check_batch_size(config.batch_size, "batch_size")
     _check_counts(config.data)
     ids = _Repeated(_training_order(source, seed), config.data.augment.repeats)
     examples = grain.MapDataset.source(ids).random_map(
         _TrainExample(source, transform, captions), seed=_derived(seed, 0)
     )
-    batches = examples[process_index::process_count].batch(size)[start_step:]
-    return Batches(batches, config.data, size * _image_bytes(transform.size))
+    return _batches(examples, config, config.batch_size, rows, transform.size, start_step)
 
 
-def eval_batches(source: Source, config, *, batch_size: int, process_index: int = 0, process_count: int = 1) -> Batches:
-    """Batches of batch_size / process_count examples that show every example of `source` once.
+def eval_batches(source: Source, config, *, batch_size: int, rows: Sequence[int] | None = None) -> Batches:
+    """Batches of batch_size examples that show every example of `source` once, or only these `rows` of each.
 
-    The last batches are padded with mask=False, so that every process makes the same number.
+    The last batch is padded with mask=False, so that every process makes the same number.
     """
     import grain
 
     transform = images.eval_transform(config.data)
-    size = _share(batch_size, process_count, "evals.batch_size")
+    _check_batch_size(batch_size, "evals.batch_size")
     _check_counts(config.data)
     padded = -(-len(source) // batch_size) * batch_size
     examples = grain.MapDataset.range(padded).map(_EvalExample(source, transform))
-    batches = examples[process_index::process_count].batch(size)
-    return Batches(batches, config.data, size * _image_bytes(transform.size))
+    return _batches(examples, config, batch_size, rows, transform.size)
+
+
+def _batches(examples, config, batch_size: int, rows: Sequence[int] | None, image_size, start: int = 0) -> Batches:
+    """Batches of a grain.MapDataset of examples from the one of index `start` on."""
+    import grain
+
+    if rows is not None:
+        examples, batch_size = grain.MapDataset.source(_Rows(examples, batch_size, tuple(rows))), len(rows)
+    return Batches(examples.batch(batch_size)[start:], config.data, batch_size * _image_bytes(image_size))
 
 
 def num_train_examples(config) -> int:
@@ -158,6 +164,22 @@ class _Repeated:
 
     def __getitem__(self, index: int) -> int:
         return self.dataset[index // self.copies]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """Of every `batch_size` elements of a dataset those at `rows`."""
+
+    dataset: "grain.MapDataset"  # noqa: F821
+    batch_size: int
+    rows: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.dataset) // self.batch_size * len(self.rows)
+
+    def __getitem__(self, index: int) -> dict:
+        batch, row = divmod(index, len(self.rows))
+        return self.dataset[batch * self.batch_size + self.rows[row]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,12 +241,9 @@ def _report_broken(name: str, reason: str) -> None:
         print(f"skipping broken image {name}: {reason}", file=sys.stderr, flush=True)
 
 
-def _share(batch_size: int, process_count: int, key: str) -> int:
-    if batch_size < 1 or batch_size % process_count:
-        raise ConfigError(
-            f"config key '{key}' must be a positive multiple of the {process_count} processes, got {batch_size}"
-        )
-    return batch_size // process_count
+def _check_batch_size(batch_size: int, key: str) -> None:
+    if batch_size < 1:
+        raise ConfigError(f"config key '{key}' must be at least 1, got {batch_size}")
 
 
 def _check_counts(data) -> None:

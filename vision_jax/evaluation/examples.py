@@ -3,10 +3,9 @@
 import math
 from collections.abc import Iterator
 
-import jax
 from jax.sharding import Mesh
 
-from vision_jax.data.feed import device_batches
+from vision_jax.data.feed import device_batches, local_rows
 from vision_jax.data.pipeline import eval_batches
 from vision_jax.ops.sharding import BATCH_AXES
 
@@ -15,16 +14,11 @@ def every_example(source, config, mesh: Mesh) -> Iterator[dict]:
     """Batches over the mesh's batch axes that show each example of `source` once, all of one size.
 
     "image": uint8[B, H, W, 3], "label": int32[B], "mask": bool[B], False for broken images and the last batch's padding,
-    and "id": int32[B], the example's index in the source. Several processes do not see the examples in its order.
+    and "id": int32[B], the example's index in the source, in whose order they come.
     B is `config.evals.batch_size`, rounded up to what the devices share evenly and cut to the length of the source.
     """
     ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     wanted = min(config.evals.batch_size or config.batch_size, len(source))
-    host = eval_batches(
-        source,
-        config,
-        batch_size=-(-wanted // ways) * ways,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    size = -(-wanted // ways) * ways
+    host = eval_batches(source, config, batch_size=size, rows=local_rows(mesh, size))
     return device_batches(host, mesh, with_ids=True)

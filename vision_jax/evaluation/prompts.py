@@ -59,8 +59,8 @@ def fill(template: str, name: str, context: str = "") -> str:
     return re.sub(r"\{(context)?\}", lambda place: context if place[1] else name, template)
 
 
-def open_templates(spec: str) -> tuple[str, ...]:
-    """The templates of a built-in set or of a JSON file: a list of them, or {"templates": [...]}.
+def open_templates(spec: str, where: str = "config.evals.zero_shot.templates") -> tuple[str, ...]:
+    """The templates of a built-in set or of a JSON file: a list of them, or {"templates": [...]}; where: what asks for it.
 
     Raises:
         ConfigError: no such set or file, or a template is none.
@@ -69,10 +69,8 @@ def open_templates(spec: str) -> tuple[str, ...]:
         return TEMPLATES[spec]
     path = os.path.expanduser(spec)
     if not os.path.exists(path) and not spec.endswith(".json") and os.sep not in spec:
-        raise ConfigError(
-            f"config.evals.zero_shot.templates={spec!r} is neither a file nor a built-in set{nearest(spec, TEMPLATES)}"
-        )
-    content = _read_json(path, "evals.zero_shot.templates")
+        raise ConfigError(f"{where}={spec!r} is neither a file nor a built-in set{nearest(spec, TEMPLATES)}")
+    content = _read_json(path, where)
     if isinstance(content, dict) and list(content) == ["templates"]:
         content = content["templates"]
     if not isinstance(content, list):
@@ -113,8 +111,16 @@ def open_classes(path: str, class_names: Sequence[str], source: str) -> tuple[Cl
         entries = [{}] * len(own)
     else:
         path = os.path.expanduser(path)
-        entries = _entries(path, _read_json(path, "evals.zero_shot.classes"), class_names, source)
+        entries = _entries(path, _read_json(path, "config.evals.zero_shot.classes"), class_names, source)
     return tuple(_class_name(path, *pair) for pair in zip(entries, own, strict=True))
+
+
+def listed_classes(path: str, where: str) -> tuple[ClassName, ...]:
+    """Classes of a JSON file alone: a list of names, or of {"name": ..., "context": ...}. Raises ConfigError."""
+    entries = _read_json(os.path.expanduser(path), where)
+    if not isinstance(entries, list) or not entries:
+        raise ConfigError(f"{where}: '{path}' must hold a list of class names")
+    return tuple(_class_name(path, entry, ClassName("")) for entry in entries)
 
 
 def class_prompts(templates: Sequence[str], classes: Sequence[ClassName]) -> list[list[str]]:
@@ -154,14 +160,14 @@ def _class_name(path: str, entry: Any, own: ClassName) -> ClassName:
     return name
 
 
-def _read_json(path: str, key: str) -> Any:
+def _read_json(path: str, where: str) -> Any:
     try:
         with open(path, encoding="utf-8") as file:
             return json.load(file, object_pairs_hook=_without_repetitions)
     except OSError as error:
-        raise ConfigError(f"config.{key}: cannot read '{path}': {error.strerror}") from None
+        raise ConfigError(f"{where}: cannot read '{path}': {error.strerror}") from None
     except ValueError as error:  # no JSON, no UTF-8, or a name twice
-        raise ConfigError(f"config.{key}: '{path}' is no proper JSON file: {error}") from None
+        raise ConfigError(f"{where}: '{path}' is no proper JSON file: {error}") from None
 
 
 def _without_repetitions(pairs: list[tuple[str, Any]]) -> dict:

@@ -75,9 +75,7 @@ class ZeroShotEvaluator:
 
     def class_embeddings(self, variables: dict) -> np.ndarray:
         """float32[K, E], rows of length 1, in the source's order of classes."""
-        prompts = self.texts(variables)
-        mean = prompts.reshape(len(self.column), -1, prompts.shape[-1]).mean(1)
-        return mean / np.maximum(np.linalg.norm(mean, axis=-1, keepdims=True), 1e-12)
+        return ensembled(self.texts(variables), len(self.column))
 
     def tell_of_ties(self, prompts: list[list[str]]) -> None:
         first = self.first[self.column]
@@ -89,3 +87,9 @@ class ZeroShotEvaluator:
                 f" {later[0]} like {first[later[0]]}: {prompts[later[0]][0]!r}",
                 file=sys.stderr,
             )
+
+
+def ensembled(prompts: np.ndarray, classes: int) -> np.ndarray:
+    """float32[classes, E], rows of length 1: the means of the classes' prompts, float32[classes * templates, E] of length 1."""
+    mean = prompts.reshape(classes, -1, prompts.shape[-1]).mean(1)
+    return mean / np.maximum(np.linalg.norm(mean, axis=-1, keepdims=True), 1e-12)

@@ -138,11 +138,13 @@ class CLIP(nn.Module):
             raise ConfigError("model field 'image' asks for a tower that gives more than one vector an image")
         return features
 
-    def resize_params(self, params: Mapping, from_size: tuple[int, int], to_size: tuple[int, int]) -> dict:
+    def resize_params(
+        self, params: Mapping, from_size: tuple[int, int], to_size: tuple[int, int], method: str = "bilinear"
+    ) -> dict:
         """`params` for images of `to_size` (height, width) pixels, as the image tower's own `resize_params` has it."""
         if "image" not in params:
             return dict(params)
-        image = self.image_module(parent=None).resize_params(params["image"], from_size, to_size)
+        image = self.image_module(parent=None).resize_params(params["image"], from_size, to_size, method)
         return {**params, "image": image}
 
 

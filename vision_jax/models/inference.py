@@ -1,10 +1,12 @@
 """What users ask of a model and its variables, whatever its family."""
 
 import jax
+import jax.numpy as jnp
 
 from vision_jax.errors import ConfigError
 from vision_jax.models.clip import CLIP
 from vision_jax.models.mae import MAE
+from vision_jax.models.stacking import unstack_blocks
 
 
 def encode(model, variables: dict, images) -> jax.Array:
@@ -29,3 +31,24 @@ def reconstruct(model, variables: dict, images, noise=None, seed: int = 0) -> tu
     if not isinstance(model, MAE):
         raise ConfigError(f"{type(model).__name__} does not reconstruct images; a masked autoencoder (mae_vit_*) does")
     return model.apply(variables, images, noise, rngs={"masking": jax.random.key(seed)}, method=MAE.reconstruct)
+
+
+def init_variables(model, image_size: tuple[int, int]) -> dict:
+    """What `model.init` gives for images of `image_size` (height, width), whatever else the model takes; seed 0."""
+    inputs = [jnp.zeros((1, *image_size, 3))]
+    if isinstance(model, CLIP):
+        inputs.append(jnp.zeros((1, model.context_length), jnp.int32))
+    key = jax.random.key(0)
+    return model.init({"params": key, "masking": key}, *inputs)
+
+
+def variable_shapes(model, image_size: tuple[int, int]) -> dict:
+    """The variables of `init_variables` as jax.ShapeDtypeStructs; nothing is computed."""
+    if getattr(model, "scan", True):
+        return jax.eval_shape(lambda: init_variables(model, image_size))
+    scanned = model.clone(scan=True)  # one block is traced instead of all
+
+    def unrolled():
+        return {name: unstack_blocks(tree) for name, tree in init_variables(scanned, image_size).items()}
+
+    return jax.eval_shape(unrolled)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from vision_jax.config import nearest
 from vision_jax.errors import ConfigError
-from vision_jax.ops.attention import attention
+from vision_jax.ops.attention import attention, attention_weights
 from vision_jax.ops.layer_norm import layer_norm
 from vision_jax.ops.patches import embed_patches
 from vision_jax.ops.platform import dense_product, recomputed
@@ -24,6 +24,7 @@ ACTIVATIONS: dict[str, Callable] = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "relu": jax.nn.relu,
 }
+MAPS = "attention"  # the collection of attention maps, empty unless it is mutable: see `attend`
 REMAT = {"none": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
 
 
@@ -120,6 +121,13 @@ class LayerNorm(nn.Module):
         return layer_norm(x.astype(self.dtype), scale, bias, self.eps)
 
 
+def attend(module: nn.Module, q, k, v, *, bias=None, mask=None, scale=None, **options):
+    """`ops.attention`; the weights, before any dropout, are kept as the module's "weights" where MAPS is mutable."""
+    if module.is_mutable_collection(MAPS) and not module.is_initializing():
+        module.put_variable(MAPS, "weights", attention_weights(q, k, bias=bias, mask=mask, scale=scale))
+    return attention(q, k, v, bias=bias, mask=mask, scale=scale, **options)
+
+
 class Attention(nn.Module):
     """Multi-head attention of queries x [B, N, D] over keys and values of `memory` [B, M, D] (default: x itself).
 
@@ -156,7 +164,8 @@ class Attention(nn.Module):
             )
             for name, tokens in (("query", x), ("key", memory), ("value", memory))
         )
-        out = attention(
+        out = attend(
+            self,
             q,
             k,
             v,

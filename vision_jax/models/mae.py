@@ -162,6 +162,6 @@ class MAE(nn.Module):
             prediction = prediction * std + mean
         return unpatchify(prediction, self.encoder.grid(images.shape[1:3]), patch), mask
 
-    def resize_params(self, params: Mapping, from_size, to_size) -> dict:
-        """The parameters as they are: none depends on the image size."""
+    def resize_params(self, params: Mapping, from_size, to_size, method: str = "") -> dict:
+        """The parameters as they are: none depends on the image size, whatever the `method`."""
         return dict(params)

@@ -12,8 +12,16 @@ import jax
 import jax.numpy as jnp
 
 from vision_jax.errors import ConfigError
-from vision_jax.models.layers import REMAT, choose, head_initializer, normal_by_width, torch_bias, torch_kernel
-from vision_jax.ops.attention import IMPLEMENTATIONS, attention
+from vision_jax.models.layers import (
+    REMAT,
+    attend,
+    choose,
+    head_initializer,
+    normal_by_width,
+    torch_bias,
+    torch_kernel,
+)
+from vision_jax.ops.attention import IMPLEMENTATIONS
 from vision_jax.ops.platform import dense_product
 from vision_jax.ops.resampling import resize_posemb
 from vision_jax.ops.sharding import pin_batch
@@ -134,7 +142,7 @@ class AttentionPool(nn.Module):
             )
             return dense(tokens).reshape(*tokens.shape[:2], self.num_heads, -1)
 
-        out = attention(heads("query", x[:, :1]), heads("key", x), heads("value", x), impl=self.attention_impl)
+        out = attend(self, heads("query", x[:, :1]), heads("key", x), heads("value", x), impl=self.attention_impl)
         return out.reshape(batch, width)
 
 

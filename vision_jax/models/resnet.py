@@ -133,6 +133,6 @@ class ResNet(nn.Module):
         features = pin_batch(self.backbone(images)).astype(jnp.float32).mean((1, 2))
         return self.head(features) if self.num_classes else features
 
-    def resize_params(self, params, from_size, to_size) -> dict:
-        """The parameters as they are: none depends on the image size."""
+    def resize_params(self, params, from_size, to_size, method: str = "") -> dict:
+        """The parameters as they are: none depends on the image size, whatever the `method`."""
         return params

@@ -301,10 +301,11 @@ class Swin(nn.Module):
             maps.append(x)
         return maps
 
-    def resize_params(self, params: Mapping, from_size, to_size) -> dict:
+    def resize_params(self, params: Mapping, from_size, to_size, method: str = "") -> dict:
         """`params` for this model's window: V1's tables are resampled bicubically, as by the official loader.
 
-        Nothing depends on the sizes of the images. V2's biases follow from its `pretrained_window`.
+        Nothing depends on the sizes of the images, or on the `method`, which is that of absolute positions. V2's biases
+        follow from its `pretrained_window`.
         """
         shape = tuple(2 * side - 1 for side in as_pair(self.window))
         flat = flatten_dict(params, sep="/")

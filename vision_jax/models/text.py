@@ -65,13 +65,18 @@ class TextTransformer(nn.Module):
             return x[:, -1].astype(jnp.float32)
         return take_tokens(x, jnp.argmax(tokens, axis=-1, keepdims=True))[:, 0].astype(jnp.float32)
 
-    def encode(self, tokens, train: bool = False):
-        """The normalised last layer at every token, [B, L, width]."""
+    def embed(self, tokens):
+        """What enters the first block: [B, L, width], the tokens' embeddings with positions."""
         length = tokens.shape[1]
         if length > self.context_length:
             raise ConfigError(
                 f"texts of {length} tokens are longer than model field 'context_length'={self.context_length}"
             )
         x = jnp.take(self.token_embedding, tokens, axis=0) + self.pos_embed[:length]
-        mask = jnp.tril(jnp.ones((length, length), bool)) if self.causal else None
-        return self.norm(self.transformer(pin_batch(x.astype(self.dtype)), mask, train))
+        return pin_batch(x.astype(self.dtype))
+
+    def encode(self, tokens, train: bool = False):
+        """The normalised last layer at every token, [B, L, width]."""
+        x = self.embed(tokens)
+        mask = jnp.tril(jnp.ones(2 * x.shape[1:2], bool)) if self.causal else None
+        return self.norm(self.transformer(x, mask, train))

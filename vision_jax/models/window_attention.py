@@ -8,8 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vision_jax.models.layers import INITS
-from vision_jax.ops.attention import attention
+from vision_jax.models.layers import INITS, attend
 from vision_jax.ops.platform import dense_product
 from vision_jax.ops.unit_vectors import unit_vectors
 from vision_jax.ops.windows import (
@@ -68,7 +67,8 @@ class WindowAttention(nn.Module):
         if self.version == 2:
             q, k = unit_vectors(q, self.cosine_scale()), unit_vectors(k)
         regions = window_regions(size, window, shift, self.mask_padding)
-        out = attention(
+        out = attend(
+            self,
             q,
             k,
             v,

@@ -26,14 +26,17 @@ def attention(
     if impl not in IMPLEMENTATIONS:
         raise ConfigError(f"unknown attention_impl {impl!r}{nearest(str(impl), IMPLEMENTATIONS)}")
     drop = functools.partial(_dropout, rng=dropout_rng if dropout_rate > 0.0 else None, rate=dropout_rate)
-    q = q * (1.0 / math.sqrt(q.shape[-1]) if scale is None else scale)
-    return (heads_in_front if on_cpu() else heads_in_place)(q, k, v, bias, mask, drop)
+    return (heads_in_front if on_cpu() else heads_in_place)(_scaled(q, scale), k, v, bias, mask, drop)
+
+
+def attention_weights(q, k, *, bias=None, mask=None, scale=None):
+    """softmax(scale q kᵀ + bias), float32[..., H, N, M]: what `attention` with these arguments multiplies v by."""
+    return _weights(_scaled(q, scale), k, bias, mask)
 
 
 def heads_in_place(q, k, v, bias, mask, drop):
     """What compiles best for TPUs: no explicit transposition, weights normalised before the product with v."""
-    weights = jnp.einsum("...qhd,...khd->...hqk", q, k, preferred_element_type=jnp.float32)
-    weights = drop(jax.nn.softmax(_biased(weights, bias, mask)))
+    weights = drop(_weights(q, k, bias, mask))
     return jnp.einsum("...hqk,...khd->...qhd", weights.astype(v.dtype), v)
 
 
@@ -46,6 +49,15 @@ def heads_in_front(q, k, v, bias, mask, drop):
     total = weights.sum(-1, keepdims=True)
     out = jnp.einsum("...qk,...kd->...qd", drop(weights).astype(v.dtype), v, preferred_element_type=jnp.float32)
     return (out / total).astype(v.dtype).swapaxes(-3, -2)
+
+
+def _scaled(q, scale):
+    return q * (1.0 / math.sqrt(q.shape[-1]) if scale is None else scale)
+
+
+def _weights(q, k, bias, mask):
+    logits = jnp.einsum("...qhd,...khd->...hqk", q, k, preferred_element_type=jnp.float32)
+    return jax.nn.softmax(_biased(logits, bias, mask))
 
 
 def _biased(logits, bias, mask):

@@ -26,6 +26,8 @@ def resize_grid(table, old_grid: tuple[int, int], new_grid: tuple[int, int], met
     - "bilinear": corners aligned, as Google's ViT resizes with scipy.ndimage.zoom of order 1 (vit_jax/checkpoint.py).
     - "bicubic": torch.nn.functional.interpolate(mode="bicubic", align_corners=False, antialias=False), as MAE, DeiT and
       Swin resize: a = -0.75, half-pixel centres, edges clamped.
+    - "bicubic_antialias": the same with antialias=True, as timm and open_clip resize: a = -0.5, and a kernel that grows
+      with the step where the new grid is smaller.
     """
     if method not in METHODS:
         raise ConfigError(f"unknown resampling method {method!r}{nearest(method, METHODS)}")
@@ -57,10 +59,23 @@ def bicubic_weights(old: int, new: int) -> np.ndarray:
     return weights
 
 
+def antialiased_bicubic_weights(old: int, new: int) -> np.ndarray:
+    """float64[new, old]: as `bicubic_weights`, low-passed where new < old; what lies past the edges is left out."""
+    step = max(old / new, 1.0)
+    centre = (np.arange(new) + 0.5) * (old / new)
+    distance = np.abs(np.arange(old) + 0.5 - centre[:, None]) / step
+    weights = _keys(distance, a=-0.5)
+    return weights / weights.sum(1, keepdims=True)
+
+
 def _keys(distance: np.ndarray, a: float = -0.75) -> np.ndarray:
     near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
     far = a * (((distance - 5) * distance + 8) * distance - 4)
     return np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
 
 
-METHODS = {"bilinear": bilinear_weights, "bicubic": bicubic_weights}
+METHODS = {
+    "bilinear": bilinear_weights,
+    "bicubic": bicubic_weights,
+    "bicubic_antialias": antialiased_bicubic_weights,
+}

@@ -10,10 +10,11 @@ import jax
 
 def count_flops(function, *args) -> int:
     """FLOPs of one call with arguments of these shapes; nothing is computed."""
-    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+    return count_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def _count(jaxpr) -> int:
+def count_jaxpr(jaxpr) -> int:
+    """FLOPs of a run of a jaxpr, on all devices together."""
     total = 0
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "dot_general":
@@ -25,14 +26,22 @@ def _count(jaxpr) -> int:
             features = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
             total += 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) // features
         else:
-            repeats = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
-            total += repeats * sum(map(_count, _inner(eqn)))
+            total += _repeats(eqn) * sum(map(count_jaxpr, _inner(eqn)))
     return total
+
+
+def _repeats(eqn) -> int:
+    """How often the jaxpr inside an equation runs: a scan's once for each element, a shard_map's on every device."""
+    if eqn.primitive.name == "scan":
+        return eqn.params["length"]
+    if eqn.primitive.name == "shard_map":
+        return math.prod(eqn.params["mesh"].shape[axis] for axis in eqn.params["newly_manual_axes"])
+    return 1
 
 
 def _inner(eqn):
     """The jaxprs inside an equation: bodies of jit, scan, remat and custom derivatives; of a cond, its largest branch."""
     if "branches" in eqn.params:
-        return [max((branch.jaxpr for branch in eqn.params["branches"]), key=_count)]
+        return [max((branch.jaxpr for branch in eqn.params["branches"]), key=count_jaxpr)]
     values = (eqn.params.get(name) for name in ("jaxpr", "call_jaxpr", "fun_jaxpr", "body_jaxpr"))
     return [getattr(value, "jaxpr", value) for value in values if value is not None][:1]

@@ -1,21 +1,18 @@
-"""Starting from the parameters of another run: what fits is loaded, the rest is resized, dropped or new, and told."""
+"""Starting from the parameters of another model: what fits is loaded, the rest is resized, dropped or new, and told."""
 
-import pathlib
-from typing import Any, NamedTuple
+import dataclasses
+from typing import NamedTuple
 
-import jax
-import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from vision_jax.command_line import read_run_config
 from vision_jax.errors import ConfigError
-from vision_jax.models.stacking import stack_blocks, unstack_blocks
+from vision_jax.models.clip import CLIP
+from vision_jax.models.vit import ViT
 from vision_jax.ops.patches import as_pair
-from vision_jax.training.checkpoints import load_variables, locate
 from vision_jax.training.group_table import summarize_paths
-from vision_jax.training.param_groups import is_stacked
+from vision_jax.weights.fitting import check_functions, check_windows, fit
+from vision_jax.weights.sources import Source, open_source
 
-HEAD = "head/"
 TOWERS = ("image", "text")
 
 
@@ -36,36 +33,57 @@ class InitReport(NamedTuple):
         return "\n".join(lines)
 
 
-def parse_source(source: str) -> tuple[str, pathlib.Path]:
-    """(tower, checkpoint) of `config.init_from`: "PATH", or "image=PATH" and "text=PATH" for one tower of a CLIP alone.
+def open_init_source(spec: str, model, image_size) -> tuple[str, Source]:
+    """(tower, source) of `config.init_from`: "SOURCE", or "image=SOURCE" and "text=SOURCE" for one tower of a CLIP alone.
 
-    Raises ConfigError where there is no checkpoint.
+    What a bare file leaves open, as the number of heads, is taken to be as in `model`, which shall start from it on images
+    of `image_size`. Raises ConfigError where there is no such source, or it is none.
     """
-    tower, _, path = source.partition("=")
-    return (tower, locate(path)) if tower in TOWERS else ("", locate(source))
+    tower, _, rest = spec.partition("=")
+    tower, path = (tower, rest) if tower in TOWERS else ("", spec)
+    wanted = _image_tower(model) if tower == "image" else model
+    wishes = {field.name: getattr(wanted, field.name) for field in dataclasses.fields(wanted)}
+    wishes |= {"image_size": image_size, "name": "vit" if isinstance(wanted, ViT) else None}
+    return tower, open_source(path, wishes=wishes)
 
 
-def init_from(source: str, model, image_size, fresh: dict) -> tuple[dict, InitReport]:
-    """`fresh` variables with those of the run or checkpoint `source` in their place wherever they fit.
+def init_from(spec: str, model, image_size, fresh: dict) -> tuple[dict, InitReport]:
+    """`fresh` variables with those of the run, checkpoint or file `spec` in their place wherever they fit.
 
     Scanned and unrolled layers convert into each other. Tables of positions are resampled by the model's own
     `resize_params` from the source's image size to `image_size`. A head for other classes becomes zeros. For
-    "image=PATH" the source is a CLIP, of which the tower is taken, or any image model that can be the tower; a model
-    that is no CLIP takes the image tower of one. Raises ConfigError where nothing fits or a parameter of the body has
-    another shape.
+    "image=SOURCE" the source is a CLIP, of which the tower is taken, or any image model that can be the tower; a model
+    that is no CLIP takes the image tower of one. Raises ConfigError where nothing fits, a parameter of the body has
+    another shape, or the source's model computes something else from the same parameters, as with another activation.
     """
-    tower, checkpoint = parse_source(source)
-    loaded = jax.tree.map(np.asarray, load_variables(checkpoint))
+    tower, source = open_init_source(spec, model, image_size)
+    theirs = source.create_model()
     if tower and tower not in fresh["params"]:
-        raise ConfigError(f"config.init_from={source!r}: the model has no {tower} tower")
+        raise ConfigError(f"config.init_from={spec!r}: the model has no {tower} tower")
+    if tower == "text" and not isinstance(theirs, CLIP):
+        raise ConfigError(f"config.init_from={spec!r}: it holds a {type(theirs).__name__}, which has no text tower")
+    loaded, read = source.read()
     if tower:
         loaded = {name: {tower: tree.get(tower, tree)} for name, tree in loaded.items()}
-    elif "image" in loaded["params"] and "image" not in fresh["params"]:
+    elif isinstance(theirs, CLIP) and not isinstance(model, CLIP):
         loaded = {name: tree.get("image", {}) for name, tree in loaded.items()}
-    source_size = read_run_config(checkpoint.parent.parent).data.image_size
-    params, report = merge(loaded["params"], source_size, model, image_size, fresh["params"], str(checkpoint))
+    try:
+        if tower != "text":
+            check_functions(_image_tower(theirs), _image_tower(model))
+        if tower != "image":
+            check_functions(theirs, model)
+        check_windows(theirs, source.image_size, model, as_pair(image_size))
+        params, report = merge(
+            loaded["params"], source.image_size, model, image_size, fresh["params"], source.resampling
+        )
+    except ConfigError as error:
+        raise ConfigError(f"config.init_from={spec!r}: {error}") from error
     collections = {name: _statistics(tree, loaded.get(name, {})) for name, tree in fresh.items() if name != "params"}
-    return {"params": params, **collections}, report
+    return {"params": params, **collections}, report._replace(dropped=[*report.dropped, *read.unexpected])
+
+
+def _image_tower(model):
+    return model.image_module(parent=None) if isinstance(model, CLIP) else model
 
 
 def _statistics(fresh: dict, loaded: dict) -> dict:
@@ -79,31 +97,12 @@ def _statistics(fresh: dict, loaded: dict) -> dict:
 
 
 def merge(
-    loaded: dict, source_size, model, image_size, fresh: dict, what: str = "the source"
+    loaded: dict, source_size, model, image_size, fresh: dict, method: str = "bilinear"
 ) -> tuple[dict, InitReport]:
     """`init_from` for parameters at hand: host arrays `loaded` of a model that took images of `source_size`."""
-    wanted = flatten_dict(fresh, sep="/")
-    loaded = stack_blocks(loaded) if any(map(is_stacked, wanted)) else unstack_blocks(loaded)
-    before = flatten_dict(loaded, sep="/")
-    after = flatten_dict(model.resize_params(loaded, as_pair(source_size), as_pair(image_size)), sep="/")
-    result: dict[str, Any] = {}
-    report = InitReport([], [], [], [])
-    for name, value in wanted.items():
-        fits = name in after and after[name].shape == value.shape
-        if fits:
-            result[name] = np.asarray(after[name], value.dtype)
-            same = after[name].shape == before[name].shape and np.array_equal(after[name], before[name])
-            (report.loaded if same else report.resized).append(name)
-        elif name in after and not name.startswith(HEAD):
-            raise ConfigError(
-                f"config.init_from: {what} holds '{name}' as {list(after[name].shape)}, the model needs {list(value.shape)}"
-            )
-        else:
-            result[name] = np.zeros(value.shape, value.dtype) if name in after else value  # only a head comes here
-            report.new.append(name)
-            if name in after:
-                report.dropped.append(name)
-    report.dropped.extend(name for name in after if name not in wanted)
-    if not report.loaded and not report.resized:
-        raise ConfigError(f"config.init_from: nothing in {what} fits this model")
-    return unflatten_dict(result, sep="/"), report
+    fitted = fit(loaded, as_pair(source_size), model, as_pair(image_size), fresh, method)
+    known, new = flatten_dict(fresh, sep="/"), [*fitted.renewed, *fitted.new]
+    loaded_as_is = [name for name in fitted.params if name not in {*fitted.resized, *new}]
+    params = {name: fitted.params.get(name, value) for name, value in known.items()}
+    report = InitReport(loaded_as_is, fitted.resized, [*fitted.renewed, *fitted.unused], new)
+    return unflatten_dict(params, sep="/"), report

@@ -1,32 +1,31 @@
 """The one training loop, and evaluation alone."""
 
 import contextlib
-import functools
 import json
 import pathlib
 import signal
 
 import jax
 
-from vision_jax.command_line import read_run_config
 from vision_jax.config import differences, nearest, to_dict
 from vision_jax.data import open_source
-from vision_jax.data.feed import device_batches
+from vision_jax.data.feed import device_batches, local_rows
 from vision_jax.data.pipeline import train_batches
 from vision_jax.errors import ConfigError
 from vision_jax.evaluation import make_evaluators, measure
 from vision_jax.tasks import make_task
-from vision_jax.training.checkpoints import Checkpoints, check_structure, load_variables, locate
+from vision_jax.training.checkpoints import Checkpoints, check_structure
+from vision_jax.training.distributed import check_shared, fetch, from_first, is_writer, place, reached_stop
 from vision_jax.training.group_table import format_groups
-from vision_jax.training.initialization import init_from, parse_source
+from vision_jax.training.initialization import init_from, open_init_source
 from vision_jax.training.param_groups import param_groups
-from vision_jax.training.partitioning import batch_sharding, make_mesh, path_name, replicated
+from vision_jax.training.partitioning import make_mesh, path_name, replicated
 from vision_jax.training.profiling import Profiler
-from vision_jax.training.reporting import Reporter, is_picture
-from vision_jax.training.setup import Setup, configure_jax, init_variables, prepare
+from vision_jax.training.reporting import Reporter, is_picture, write_atomically
+from vision_jax.training.setup import Setup, compile_step, configure_jax, init_variables, prepare
 from vision_jax.training.state import TrainState
-from vision_jax.training.step import train_step
 from vision_jax.training.throughput import Spans, peak_flops
+from vision_jax.weights.work_folder import load_variables, locate, read_run_config
 
 
 def train(config, workdir: pathlib.Path) -> dict:
@@ -40,17 +39,19 @@ def train(config, workdir: pathlib.Path) -> dict:
         evaluators = make_evaluators(setup.task, config, setup.mesh)
         check_best(config, evaluators)
         if config.init_from:
-            parse_source(config.init_from)
+            open_init_source(config.init_from, setup.task.model, config.data.image_size)
         check_workdir(config, workdir)
-    print(describe(setup), flush=True)
+    if is_writer():
+        print(describe(setup), flush=True)
     with jax.set_mesh(setup.mesh), contextlib.closing(make_checkpoints(config, workdir)) as checkpoints:
         with spans("init"):
             state = checkpoints.restore(setup.abstract_state) or initial_state(setup)
             save_config(setup, workdir)
         start, total = int(state.step), setup.derived["steps"]["duration"]
         summary = workdir / "summary.json"
-        if start == total and summary.exists():
-            print(f"the run in {workdir} is complete: {total} steps")
+        if from_first(start == total and summary.exists()):
+            if is_writer():
+                print(f"the run in {workdir} is complete: {total} steps")
             return json.loads(summary.read_text())
         with spans("compile"):
             step_fn = compile_step(setup)
@@ -63,9 +64,9 @@ def train(config, workdir: pathlib.Path) -> dict:
             flops_per_step=setup.flops,
             peak_flops=peak_flops(jax.devices(), config.log.peak_tflops),
             spans=spans,
-            is_writer=jax.process_index() == 0,
+            is_writer=is_writer(),
         )
-        profiler = Profiler(workdir / "profile", *config.log.profile)
+        profiler = Profiler(workdir / "profile", *(config.log.profile if is_writer() else ()))
         with contextlib.closing(reporter), contextlib.closing(profiler), StopSignal() as stop:
             run(setup, step_fn, state, evaluators, checkpoints, reporter, profiler, stop)
             return reporter.summary()
@@ -97,8 +98,7 @@ def run(
         config,
         seed=config.seed,
         start_step=start,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        rows=local_rows(setup.mesh, config.batch_size),
     )
     with contextlib.closing(host), contextlib.closing(device_batches(host, setup.mesh)) as batches:
         unread = None
@@ -111,8 +111,9 @@ def run(
             if unread:
                 report(*unread)
             unread = (step, metrics)
+            stopped = stop.reached(step)
             to_run = {name: evaluator for name, evaluator in evaluators.items() if due(f"evals.{name}.every", step)}
-            if to_run or due("checkpoint.every", step) or stop.requested:
+            if to_run or due("checkpoint.every", step) or stopped:
                 report(*unread)  # now, since a run continued from the checkpoint does not repeat this step
                 unread = None
             evaluated = {}
@@ -121,13 +122,13 @@ def run(
                     measured = measure(to_run, state.eval_variables)
                 reporter.write(step, measured)
                 evaluated = {name: value for name, value in measured.items() if not is_picture(value)}
-            if due("checkpoint.every", step) or stop.requested or checkpoints.improves(evaluated):
+            if due("checkpoint.every", step) or stopped or checkpoints.improves(evaluated):
                 with spans("checkpoint"):
                     checkpoints.save(step, state, evaluated)
-            if stop.requested and step < total:
+            if stopped and step < total:
                 with spans("checkpoint"):
                     checkpoints.wait()
-                reporter.note(f"stopped by {stop.requested} after step {step}: saved; the same command continues")
+                reporter.note(f"stopped by {stopped} after step {step}: saved; the same command continues")
                 raise SystemExit(0)
         with spans("checkpoint"):
             checkpoints.wait()
@@ -140,6 +141,8 @@ def evaluate(config, workdir: pathlib.Path, checkpoint: str = "last") -> dict[st
     )
     configure_jax(config)
     mesh = make_mesh(config)
+    if folder.name.isdigit():
+        folder = folder.with_name(str(from_first(int(folder.name))))
     task = make_task(config, open_source(config.data.eval, tfds_dir=config.data.tfds_dir))
     evaluators = make_evaluators(task, config, mesh)
     if not evaluators:
@@ -151,7 +154,8 @@ def evaluate(config, workdir: pathlib.Path, checkpoint: str = "last") -> dict[st
         check_structure(str(folder), saved, jax.eval_shape(lambda: init_variables(config, task)))
         measured = measure(evaluators, variables)
     metrics = {name: value for name, value in measured.items() if not is_picture(value)}
-    print(f"{folder}: " + ", ".join(f"{name} {value:.5g}" for name, value in metrics.items()))
+    if is_writer():
+        print(f"{folder}: " + ", ".join(f"{name} {value:.5g}" for name, value in metrics.items()))
     return metrics
 
 
@@ -160,36 +164,16 @@ def initial_state(setup: Setup) -> TrainState:
     state = jax.jit(setup.create, out_shardings=setup.shardings)()
     if not setup.config.init_from:
         return state
-    fresh = jax.device_get(state.variables)
+    fresh = fetch(state.variables)
     variables, report = init_from(setup.config.init_from, setup.task.model, setup.config.data.image_size, fresh)
-    print(f"initialised from {setup.config.init_from}:\n{report}", flush=True)
+    if is_writer():
+        print(f"initialised from {setup.config.init_from}:\n{report}", flush=True)
     params = variables.pop("params")
     return state.replace(
-        params=jax.device_put(params, setup.shardings.params),
-        collections=jax.device_put(variables, setup.shardings.collections),
-        ema=None if state.ema is None else jax.device_put(params, setup.shardings.ema),
+        params=place(params, setup.shardings.params),
+        collections=place(variables, setup.shardings.collections),
+        ema=None if state.ema is None else place(params, setup.shardings.ema),
     )
-
-
-def compile_step(setup: Setup):
-    """The train step, compiled for the mesh: (state, batch) -> (state, metrics), the state donated."""
-    config = setup.config
-    step = functools.partial(
-        train_step,
-        task=setup.task,
-        optimizer=setup.optimizer,
-        seed=config.seed,
-        accumulate=config.optimizer.accumulate,
-        ema_decay=config.optimizer.ema,
-        trains=setup.trains,
-    )
-    jitted = jax.jit(
-        step,
-        donate_argnums=0,
-        in_shardings=(setup.shardings, batch_sharding(setup.mesh)),
-        out_shardings=(setup.shardings, replicated(setup.mesh)),
-    )
-    return jitted.lower(setup.abstract_state, setup.abstract_batch).compile()
 
 
 def check_health(config, step: int, values) -> None:
@@ -226,13 +210,15 @@ def check_workdir(config, workdir: pathlib.Path) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"cannot write the work folder {workdir}: {error.strerror}") from error
+    check_shared(workdir)
 
 
 def save_config(setup: Setup, workdir: pathlib.Path) -> None:
     """Writes config.json, once the run can start: what failed before leaves the work folder free for another try."""
-    if jax.process_index() == 0:
-        text = json.dumps(to_dict(setup.config) | {"derived": setup.derived}, indent=2) + "\n"
-        (workdir / "config.json").write_text(text)
+    if is_writer():
+        derived = setup.derived | {"class_names": setup.class_names}
+        text = json.dumps(to_dict(setup.config) | {"derived": derived}, indent=2) + "\n"
+        write_atomically(workdir / "config.json", text.encode())
 
 
 def make_checkpoints(config, workdir: pathlib.Path) -> Checkpoints:
@@ -249,16 +235,26 @@ def describe(setup: Setup) -> str:
 
 
 class StopSignal:
-    """While open, SIGTERM and Ctrl-C only ask the run to stop: `requested` is then the signal's name. A second one ends it."""
+    """While open, SIGTERM and Ctrl-C only ask the run to stop: `requested` is then the signal's name. A second one ends it.
+
+    Where there are several processes, JAX itself hears SIGTERM, and Ctrl-C is made one.
+    """
 
     def __init__(self):
         self.requested = ""
         self.previous: dict = {}
 
     def __enter__(self) -> "StopSignal":
+        handlers: dict = {signal.SIGTERM: self.ask, signal.SIGINT: self.ask}
+        if jax.process_count() > 1:
+            handlers = {signal.SIGINT: lambda *_: signal.raise_signal(signal.SIGTERM)}
         with contextlib.suppress(ValueError):  # not in the main thread: the caller's own handlers stay
-            self.previous = {number: signal.signal(number, self.ask) for number in (signal.SIGTERM, signal.SIGINT)}
+            self.previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         return self
+
+    def reached(self, step: int) -> str:
+        """The signal's name if all processes are to stop after this step, else empty; to be asked at every step."""
+        return self.requested if jax.process_count() == 1 else "SIGTERM" * reached_stop(step)
 
     def ask(self, number: int, _) -> None:
         self.requested = signal.Signals(number).name

@@ -1,5 +1,6 @@
 """What a run is made of before its first step: task, mesh, optimizer, the shapes and places of its state."""
 
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,16 +14,16 @@ from vision_jax.data import open_source
 from vision_jax.data.augment import train_transform
 from vision_jax.data.captions import caption_tokens, reads_captions
 from vision_jax.data.images import eval_transform
-from vision_jax.data.pipeline import num_train_examples
 from vision_jax.errors import ConfigError
 from vision_jax.ops.patches import as_pair
 from vision_jax.tasks import make_task
 from vision_jax.training.flops import count_flops
 from vision_jax.training.optimizer import make_optimizer
 from vision_jax.training.param_groups import param_groups
-from vision_jax.training.partitioning import batch_sharding, check_batch, make_mesh, state_shardings
+from vision_jax.training.partitioning import batch_sharding, check_batch, make_mesh, replicated, state_shardings
 from vision_jax.training.schedules import make_schedule, peak_lr
 from vision_jax.training.state import TrainState, create_state, rng_stream
+from vision_jax.training.step import train_step
 
 
 class Setup(NamedTuple):
@@ -30,6 +31,7 @@ class Setup(NamedTuple):
 
     config: Any
     derived: dict  # durations in steps and the scaled learning rate
+    class_names: tuple[str, ...]
     task: Any
     mesh: Mesh
     optimizer: Any
@@ -45,15 +47,16 @@ class Setup(NamedTuple):
         return jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
 
 
-def prepare(config, devices=None, task=None) -> Setup:
+def prepare(config, devices=None, task=None, source=None) -> Setup:
     """Checks and builds what a config describes. Raises ConfigError, in seconds, for what cannot run.
 
-    `devices` default to all, `task` to the one that `config.task` names.
+    `devices` default to all, `task` to the one that `config.task` names, `source` to `config.data.train`.
     """
     configure_jax(config)
-    source = open_source(config.data.train, tfds_dir=config.data.tfds_dir)
+    if source is None:
+        source = open_source(config.data.train, tfds_dir=config.data.tfds_dir)
     train_transform(config.data), eval_transform(config.data), caption_tokens(config, source)  # for their checks
-    derived = derive(config, num_train_examples(config)) | {"peak_lr": peak_lr(config)}
+    derived = derive(config, len(source)) | {"peak_lr": peak_lr(config)}
     mesh = make_mesh(config, devices)
     check_batch(config, mesh)
     task = task or make_task(config, source)
@@ -76,7 +79,9 @@ def prepare(config, devices=None, task=None) -> Setup:
     trains = jax.tree.unflatten(jax.tree.structure(params), [not value for value in frozen])
     key = jax.eval_shape(lambda: rng_stream(config.seed, "train"))
     flops = 3 * count_flops(lambda v, b, rng: task.loss(v, b, rng, train=True)[0], placed.variables, batch, key)
-    return Setup(config, derived, task, mesh, optimizer, schedule, create, placed, batch, trains, flops)
+    return Setup(
+        config, derived, source.class_names, task, mesh, optimizer, schedule, create, placed, batch, trains, flops
+    )
 
 
 def init_variables(config, task) -> dict:
@@ -95,6 +100,32 @@ def abstract_batch(config, sharding=None) -> dict:
         name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=sharding)
         for name, (shape, dtype) in shapes.items()
     }
+
+
+def compile_step(setup: Setup):
+    """The train step, compiled for the mesh: (state, batch) -> (state, metrics), the state donated."""
+    return trace_step(setup).lower().compile()
+
+
+def trace_step(setup: Setup) -> jax.stages.Traced:
+    """The train step before it is lowered and compiled, for the mesh that has to be set (`jax.set_mesh`)."""
+    config = setup.config
+    step = functools.partial(
+        train_step,
+        task=setup.task,
+        optimizer=setup.optimizer,
+        seed=config.seed,
+        accumulate=config.optimizer.accumulate,
+        ema_decay=config.optimizer.ema,
+        trains=setup.trains,
+    )
+    jitted = jax.jit(
+        step,
+        donate_argnums=0,
+        in_shardings=(setup.shardings, batch_sharding(setup.mesh)),
+        out_shardings=(setup.shardings, replicated(setup.mesh)),
+    )
+    return jitted.trace(setup.abstract_state, setup.abstract_batch)
 
 
 def configure_jax(config) -> None:

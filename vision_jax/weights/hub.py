@@ -59,7 +59,7 @@ class _Model:
         except ImportError:
             raise ConfigError(
                 f"'{shown(name)}' is no local file or folder, and a model of the hub needs the package 'huggingface_hub', "
-                'which is not installed: pip install "vision_jax[clip]"'
+                'which is not installed: pip install "vision_jax[hub]"'
             ) from None
         self._hub, self.name, self.revision = huggingface_hub, name, revision
         self.folder: pathlib.Path | None = None

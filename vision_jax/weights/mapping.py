@@ -1,4 +1,4 @@
-"""From a file's tensors to parameters and back: one engine for all families and formats.
+"""From a file's tensors to variables and back: one engine for all families and formats.
 
 A table says for one model where every parameter lies in a file. Paths are those of unrolled layers; `models.stacking`
 turns them into those of scanned ones.
@@ -54,69 +54,66 @@ class Report(NamedTuple):
     ignored: list[str]
 
 
-def import_params(
-    tensors: Mapping[str, Tensor],
-    table: Iterable[Entry],
-    shapes: Mapping[str, tuple[int, ...]],
-    ignored=(),
-    collection: str = "params",
+def import_variables(
+    tensors: Mapping[str, Tensor], table: Iterable[Entry], shapes: Mapping, ignored=(), place: Callable = np.asarray
 ) -> tuple[dict, Report]:
-    """Nested float32 parameters of a model from a file's tensors, or another collection, such as "batch_stats".
+    """A model's variables, float32 arrays in nested dictionaries, from a file's tensors.
 
     Args:
-        table: an entry for each parameter, and for what other collections hold.
-        shapes: path -> shape of every parameter that the model has.
+        table: an entry for each parameter, and for each array of other collections, such as "batch_stats".
+        shapes: the variables as `jax.eval_shape` gives them, of unrolled layers.
         ignored: names in the file that are known to hold nothing that a model needs, such as position indices.
+        place: what becomes of each array of the host, which may be a view of a larger one, before the next is read.
+            jnp.asarray transposes as it copies to a device.
 
     Raises:
         ConfigError: a parameter of the model has no entry, a tensor is missing, or a shape is not the model's; the
             message names it, and how many others there are.
     """
-    table = list(table)
-    known = {entry.theirs for entry in table}
-    table = [entry for entry in table if entry.collection == collection]
-    if unknown := sorted(shapes.keys() ^ {entry.ours for entry in table}):
+    table, wanted = list(table), flatten_dict(shapes, sep="/")
+    if unknown := sorted(wanted.keys() ^ {_path(entry) for entry in table}):
         raise ConfigError(f"the table of names and the model differ in {_some(unknown)}")
     if missing := [entry.theirs for entry in table if entry.theirs not in tensors]:
         raise ConfigError(f"the file lacks {_some(missing)}{nearest(missing[0], tensors)}")
     wrong = [
-        f"'{entry.theirs}' {list(tensors[entry.theirs].shape)} for '{entry.ours}' {list(shapes[entry.ours])}"
+        f"'{entry.theirs}' {list(tensors[entry.theirs].shape)} for '{entry.ours}' {list(wanted[_path(entry)].shape)}"
         for entry in table
-        if _shape(tensors[entry.theirs].shape, entry) != tuple(shapes[entry.ours])
+        if _shape(tensors[entry.theirs].shape, entry) != wanted[_path(entry)].shape
     ]
     if wrong:
         raise ConfigError(f"shapes do not fit: {_some(wrong)}")
     parts: dict[str, list[Entry]] = {}
     for entry in table:
         parts.setdefault(entry.theirs, []).append(entry)
-    params = {}
+    variables = {}
     for theirs, entries in parts.items():  # each tensor is read once, and let go before the next
         array = np.asarray(tensors[theirs].read())
         for entry in entries:
-            params[entry.ours] = np.asarray(_layout(entry).to_ours(_part(array, entry)), np.float32, order="C")
-    rest = [name for name in tensors if name not in known]
+            variables[_path(entry)] = place(np.asarray(_layout(entry).to_ours(_part(array, entry)), np.float32))
+    rest = [name for name in tensors if name not in parts]
     report = Report([name for name in rest if name not in ignored], [name for name in rest if name in ignored])
-    return unflatten_dict(params, sep="/"), report
+    return unflatten_dict(variables, sep="/"), report
 
 
-def export_params(params: Mapping, table: Iterable[Entry], collection: str = "params") -> dict[str, np.ndarray]:
-    """A file's arrays by name, float32, from nested parameters of unrolled layers: what `import_params` reads back.
-
-    Other collections give their own arrays, to be written beside them.
+def export_variables(variables: Mapping, table: Iterable[Entry]) -> dict[str, np.ndarray]:
+    """A file's arrays by name, float32, from variables of unrolled layers: what `import_variables` reads back.
 
     Raises ConfigError where the table has no place for a parameter.
     """
-    flat, parts = flatten_dict(params, sep="/"), {}
-    table = [entry for entry in table if entry.collection == collection]
-    if unknown := sorted(flat.keys() ^ {entry.ours for entry in table}):
+    flat, table, parts = flatten_dict(variables, sep="/"), list(table), {}
+    if unknown := sorted(flat.keys() ^ {_path(entry) for entry in table}):
         raise ConfigError(f"the table of names and the parameters differ in {_some(unknown)}")
     for entry in table:
-        array = _layout(entry).to_theirs(np.asarray(flat[entry.ours], np.float32))
+        array = _layout(entry).to_theirs(np.asarray(flat[_path(entry)], np.float32))
         parts.setdefault(entry.theirs, {})[entry.part[0]] = array
     return {
         name: np.asarray(np.concatenate([found[i] for i in sorted(found)]) if len(found) > 1 else found[0], order="C")
         for name, found in parts.items()
     }
+
+
+def _path(entry: Entry) -> str:
+    return f"{entry.collection}/{entry.ours}"
 
 
 def _layout(entry: Entry) -> Layout:

@@ -6,12 +6,11 @@ anything that they say), TorchScript, and several files under an index, as trans
 
 import json
 import pathlib
-from collections.abc import Mapping
 
 from vision_jax.errors import ConfigError
 from vision_jax.weights.npz import is_npz, open_npz
 from vision_jax.weights.safetensors import is_safetensors, open_safetensors
-from vision_jax.weights.tensors import File, Tensor, Tensors, shown
+from vision_jax.weights.tensors import File, Tensors, shown
 from vision_jax.weights.torch_archive import is_legacy, is_torch_archive, open_legacy, open_torch_archive
 from vision_jax.weights.zip_archive import ZipArchive
 
@@ -71,7 +70,7 @@ def open_tensors(path) -> Tensors:
     raise file.error(f"no file of weights (.npz, .safetensors, PyTorch's .pt, .pth, .bin), but {kind}")
 
 
-def unwrap(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def unwrap(tensors: Tensors) -> Tensors:
     """The model's own tensors: without "model.", "state_dict." and "module." before their names, and the optimizer's.
 
     A checkpoint with averaged weights beside the plain ones gives the plain ones; `select(tensors, "model_ema")` gives
@@ -83,17 +82,17 @@ def unwrap(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return unwrap(select(tensors, wrapper))
     if roots == {"module"} and all(name.startswith("module.") for name in tensors):
         return unwrap(select(tensors, "module"))
-    return dict(tensors)
+    return tensors
 
 
-def select(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def select(tensors: Tensors, prefix: str) -> Tensors:
     """Those whose names begin with `prefix` and a dot, without it. Raises ConfigError where there are none."""
     start = f"{prefix}."
     found = {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
     if not found:
         roots = ", ".join(sorted({name.partition(".")[0] for name in tensors})[:20])
         raise ConfigError(f"no tensors under '{prefix}'; there are: {shown(roots)}")
-    return found
+    return Tensors(tensors.path, found, tensors.metadata)
 
 
 def _weights_in(folder: pathlib.Path) -> pathlib.Path:

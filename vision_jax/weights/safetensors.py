@@ -5,9 +5,7 @@ Format: https://github.com/huggingface/safetensors#format.
 
 import json
 import math
-import os
 import pathlib
-import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +13,7 @@ import numpy as np
 
 from vision_jax.errors import ConfigError
 from vision_jax.weights.tensors import DTYPES, File, Tensor, Tensors, shown
+from vision_jax.weights.writing import dtype_and_shape, values_as_bytes, whole_file
 
 _LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
 _METADATA = "__metadata__"
@@ -97,28 +96,14 @@ def write_safetensors(path, tensors: Mapping[str, Any], metadata: Mapping[str, s
     names = sorted(tensors, key=lambda name: (-np.dtype(tensors[name].dtype).itemsize, name))
     header, end = {_METADATA: metadata} if metadata else {}, 0
     for name in names:
-        dtype, shape = np.dtype(tensors[name].dtype).newbyteorder("="), [int(side) for side in tensors[name].shape]
+        dtype, shape = dtype_and_shape(tensors[name])
         if dtype not in _NAMES or name == _METADATA:
             raise ConfigError(f"'{path}': safetensors has no place for '{shown(name)}' of dtype {dtype}")
         start, end = end, end + math.prod(shape) * dtype.itemsize
-        header[name] = {"dtype": _NAMES[dtype], "shape": shape, "data_offsets": [start, end]}
+        header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
-    try:
-        with open(part, "xb") as stream:
-            stream.write(len(text).to_bytes(8, "little") + text)
-            for name in names:
-                data = np.ascontiguousarray(tensors[name]).reshape(-1)
-                data = data.astype(data.dtype.newbyteorder("<"), copy=False).view(np.uint8)
-                start, end = header[name]["data_offsets"]
-                if data.size != end - start:
-                    raise ValueError(f"'{name}' has {data.size} bytes, but its shape and dtype say {end - start}")
-                stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise ConfigError(f"'{path}' cannot be written ({error.strerror or error})") from error
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            stream.write(values_as_bytes(name, tensors[name]))

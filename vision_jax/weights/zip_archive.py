@@ -7,7 +7,7 @@ import numpy as np
 
 from vision_jax.weights.tensors import File, shown
 
-_LOCAL_HEADER = 30  # bytes, before the name and the extra field (APPNOTE.TXT, 4.3.7)
+LOCAL_HEADER = 30  # bytes, before the name and the extra field (APPNOTE.TXT, 4.3.7)
 
 
 class ZipArchive:
@@ -50,8 +50,8 @@ class ZipArchive:
 
     def _offset(self, member: zipfile.ZipInfo) -> int:
         """Where a stored member's data begins: its local header may have another extra field than the directory."""
-        header = self.file.read(member.header_offset, _LOCAL_HEADER).tobytes()
+        header = self.file.read(member.header_offset, LOCAL_HEADER).tobytes()
         if header[:4] != b"PK\x03\x04" or member.compress_size != member.file_size:
             raise self.file.error(f"damaged: '{shown(member.filename)}' is not where the zip file's directory says")
         lengths = [int.from_bytes(header[at : at + 2], "little") for at in (26, 28)]
-        return member.header_offset + _LOCAL_HEADER + sum(lengths)
+        return member.header_offset + LOCAL_HEADER + sum(lengths)

@@ -27,8 +27,8 @@ from vision_jax.evaluation.zero_shot import ZeroShotEvaluator
 from vision_jax.main import parse
 from vision_jax.tasks import make_task
 from vision_jax.training import loop
-from vision_jax.training.checkpoints import load_variables, locate
 from vision_jax.training.partitioning import make_mesh, replicated
+from vision_jax.weights.work_folder import load_variables, locate
 
 CONFIG = pathlib.Path(__file__).parents[3] / "configs/clip_digits.py"
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

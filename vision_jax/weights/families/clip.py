@@ -11,6 +11,7 @@ from vision_jax.weights.families.clip_openai import (
     VIT,
     check_end,
     check_text_eps,
+    constants_official,
     describe_official,
     described,
     end_entries,
@@ -34,6 +35,7 @@ from vision_jax.weights.mapping import Entry
 __all__ = [
     "config_open_clip",
     "config_transformers",
+    "constants_official",
     "describe_official",
     "describe_open_clip",
     "describe_transformers",

@@ -4,12 +4,22 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from vision_jax.errors import ConfigError
 from vision_jax.models.clip import CLIP
 from vision_jax.models.modified_resnet import ModifiedResNet
 from vision_jax.models.vit import ViT
 from vision_jax.ops.windows import Pair
-from vision_jax.weights.families.description import Description, count_blocks, left_over, pair, preprocessing, refuse
+from vision_jax.weights.families.description import (
+    Description,
+    LeftOpen,
+    count_blocks,
+    left_over,
+    pair,
+    preprocessing,
+    refuse,
+)
 from vision_jax.weights.families.entries import conv, dense, norm
 from vision_jax.weights.mapping import Entry
 
@@ -95,7 +105,7 @@ def _read_resnet(tensors: Mapping, heads: int | None, size: Any, head_width: int
 
 def _heads(width: int, head_width: int, field: str) -> int:
     if width % head_width:
-        raise ConfigError(f"how many heads there are of width {width} cannot be seen in the file; pass {field}")
+        raise LeftOpen(field, f"how many heads there are of width {width} cannot be seen in the file; pass {field}")
     return width // head_width
 
 
@@ -104,8 +114,10 @@ def _image_size(places: int, stride, size: Any) -> Pair:
     side = math.isqrt(places)
     image_size = (side * stride[0], side * stride[1]) if size is None else pair(size)
     if (image_size[0] // stride[0]) * (image_size[1] // stride[1]) != places:
-        asked = "; pass image_size=(height, width)" if size is None else f", and not of image_size={image_size}"
-        raise ConfigError(f"the file's {places} image positions are those of no square image{asked}")
+        found = f"the file's {places} image positions are those of no square image"
+        if size is None:
+            raise LeftOpen("image_size", f"{found}; pass image_size=(height, width)")
+        raise ConfigError(f"{found}, and not of image_size={image_size}")
     return image_size
 
 
@@ -175,6 +187,40 @@ def table_official(model: CLIP, text: str = "") -> list[Entry]:
     for i in range(model.text_depth):
         table += _block(f"text/blocks_{i}", f"{text}transformer.resblocks.{i}")
     return table + (_vit_table(tower) if isinstance(tower, ViT) else _resnet_table(tower))
+
+
+def constants_official(model: CLIP, image_size: Pair) -> dict[str, np.ndarray]:
+    """The numbers that OpenAI keeps among its tensors, of which its loader tells nothing.
+
+    Raises ConfigError naming the field of a model that OpenAI's CLIP, all of which its loader reads off shapes, cannot be.
+    """
+    tower = tower_of(model, "OpenAI", (ViT, ModifiedResNet))
+    refuse(
+        model,
+        "OpenAI's CLIP",
+        {
+            "text_act": ("quick_gelu",),
+            "text_causal": (True,),
+            "text_pool": ("end",),
+            "text_num_heads": (model.text_width // 64,),
+            "text_mlp_dim": (None, 4 * model.text_width),
+            "logit_bias_init": (None,),
+        },
+    )
+    if isinstance(tower, ViT):
+        allowed = {"act": ("quick_gelu",), "pre_norm": (True,), "pool": ("token",), "norm_eps": (1e-5,)}
+        allowed |= {"num_heads": (tower.width // 64,), "mlp_dim": (4 * tower.width,), "norm_pooled": (False,)}
+    else:
+        allowed = {"num_heads": (None, tower.features // 64)}
+    refuse(tower, "OpenAI's CLIP", allowed)
+    if image_size[0] != image_size[1]:
+        raise ConfigError(f"OpenAI's CLIP has square images, not {image_size}")
+    numbers = {
+        "input_resolution": image_size[0],
+        "context_length": model.context_length,
+        "vocab_size": model.vocab_size,
+    }
+    return {name: np.array(value, np.int64) for name, value in numbers.items()}
 
 
 def end_entries(model: CLIP) -> list[Entry]:

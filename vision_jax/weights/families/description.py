@@ -2,7 +2,7 @@
 
 They take the parsed config.json or None, the file's tensors (unwrapped), and `given`: what the user says besides, fields
 of `create_model` and `image_size`, which a bare file may leave open. An ambiguous file raises ConfigError that names the
-field to pass.
+field to pass; LeftOpen, which is one, where that is all it takes.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,6 +29,14 @@ ACTIVATIONS_OF_TRANSFORMERS = {
     "quick_gelu": "quick_gelu",
     "relu": "relu",
 }
+
+
+class LeftOpen(ConfigError):
+    """The file does not show what `field` of its model is: it must be among what is given."""
+
+    def __init__(self, field: str, message: str):
+        super().__init__(message)
+        self.field = field
 
 
 class Description(NamedTuple):
@@ -68,7 +76,10 @@ def activation(name: str) -> str:
 
 def pair(value) -> tuple[int, int]:
     """(height, width) of a number or a sequence of two, as config.json has sizes of images and patches."""
-    return (value, value) if isinstance(value, int) else tuple(value)
+    sides = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, list | tuple) else ()
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ConfigError(f"a size must be a positive number, or two for (height, width), and not {value!r}")
+    return sides
 
 
 def shape_of(tensors: Mapping, name: str, rank: int) -> tuple[int, ...]:

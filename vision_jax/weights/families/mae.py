@@ -20,6 +20,7 @@ from vision_jax.weights.families import vit, vit_timm
 from vision_jax.weights.families.description import (
     IMAGENET,
     Description,
+    LeftOpen,
     count_blocks,
     left_over,
     pair,
@@ -94,6 +95,12 @@ def table_transformers(
     return table + norm("decoder/norm", "decoder.decoder_norm")
 
 
+def encoder_of(model: MAE) -> ViT:
+    """The encoder as a ViT of its own, which takes the parameters at the top of an MAE's."""
+    shared = ("patch_size", "width", "depth", "num_heads", "mlp_dim", "pool", "act", "norm_eps")
+    return ViT(0, cls_token=True, posemb="sincos2d", **{field: getattr(model, field) for field in shared})
+
+
 def config_transformers(model: MAE, image_size: tuple[int, int]) -> dict[str, Any]:
     """config.json of ViTMAEForPreTraining, which knows squares alone. Raises ConfigError for others."""
     if image_size[0] != image_size[1] or as_pair(model.patch_size)[0] != as_pair(model.patch_size)[1]:
@@ -120,7 +127,8 @@ def constants_transformers(model: MAE, image_size: tuple[int, int]) -> dict[str,
 def describe_official(config: Mapping | None, tensors: Mapping, given: Mapping | None = None) -> Description:
     """facebookresearch's pre-trained encoder, encoder with decoder, fine-tuned classifier or linear probe. No config.
 
-    With a decoder, whether the loss normalises pixels is not in the tensors: norm_pix_loss must be given.
+    With a decoder, whether the loss normalises pixels is not in the tensors: where the file has no arguments of its
+    training, norm_pix_loss must be given.
     """
     given = dict(given or {})
     name = given.pop("name", "mae")
@@ -128,8 +136,7 @@ def describe_official(config: Mapping | None, tensors: Mapping, given: Mapping |
     # As its evaluation does: a centre crop up to 224 pixels, the whole picture above.
     shown = preprocessing(IMAGENET, "bicubic", crop=0.875 if max(image_size) <= 224 else 1.0)
     fields |= {"act": "gelu", "norm_eps": 1e-6}
-    if "num_heads" not in given:
-        fields["num_heads"] = vit_timm.heads_of(fields["width"], "num_heads")
+    fields["num_heads"] = given.get("num_heads") or vit_timm.heads_of(fields["width"], "num_heads")
     if "mask_token" not in tensors or name == "vit":
         fields |= {"pool": "gap" if fields["norm_pooled"] else "token", "posemb": "learn_sincos2d", **given}
         table = vit_timm.table_timm(create_model("vit", **fields))
@@ -139,8 +146,12 @@ def describe_official(config: Mapping | None, tensors: Mapping, given: Mapping |
         name: fields[name] for name in ("patch_size", "width", "depth", "num_heads", "mlp_dim", "act", "norm_eps")
     }
     fields |= _decoder_fields(tensors, given) | given
+    known = getattr(tensors, "metadata", {}).get("args.norm_pix_loss")
+    fields = fields if known is None else {"norm_pix_loss": known, **fields}
     if "norm_pix_loss" not in fields:
-        raise ConfigError("the file does not say whether its decoder predicts normalised pixels; pass norm_pix_loss")
+        raise LeftOpen(
+            "norm_pix_loss", "the file does not say whether its decoder predicts normalised pixels; pass norm_pix_loss"
+        )
     positions = {"pos_embed": "width", "decoder_pos_embed": "decoder_width"}
     check_positions(tensors, positions, fields, image_size)
     table = table_official(create_model("mae", **fields))
@@ -151,8 +162,9 @@ def describe_official(config: Mapping | None, tensors: Mapping, given: Mapping |
 def _decoder_fields(tensors: Mapping, given: Mapping) -> dict[str, Any]:
     width = shape_of(tensors, "mask_token", 3)[-1]
     if "decoder_num_heads" not in given and width != _DECODER_WIDTH:
-        raise ConfigError(
-            f"how many heads there are of decoder width {width} cannot be seen in the file; pass decoder_num_heads"
+        raise LeftOpen(
+            "decoder_num_heads",
+            f"how many heads there are of decoder width {width} cannot be seen in the file; pass decoder_num_heads",
         )
     return {
         "decoder_width": width,

@@ -18,7 +18,7 @@ from vision_jax.weights.families.clip_openai import (
     table_official,
     tower_of,
 )
-from vision_jax.weights.families.description import Description, preprocessing, refuse
+from vision_jax.weights.families.description import Description, LeftOpen, preprocessing, refuse
 from vision_jax.weights.mapping import Entry
 
 # What a config may say of a tower; anything else that it sets is not known here.
@@ -69,7 +69,9 @@ def describe_open_clip(config: Mapping | None, tensors: Mapping, given: Mapping 
     if not config and "quickgelu" in str(getattr(tensors, "path", "")).lower():
         given.setdefault("text_act", "quick_gelu")
     if not config and "text_act" not in given:
-        raise ConfigError("a bare file of open_clip does not show its activation; pass text_act='gelu' or 'quick_gelu'")
+        raise LeftOpen(
+            "text_act", "a bare file of open_clip does not show its activation; pass text_act='gelu' or 'quick_gelu'"
+        )
     if "text_num_heads" not in given and "heads" in text_cfg:
         given["text_num_heads"] = text_cfg["heads"]
     text = "text." if "text.token_embedding.weight" in tensors else ""
@@ -183,6 +185,10 @@ def config_open_clip(model: CLIP, image_size: Pair, preprocessing: Mapping | Non
         config["init_logit_bias"] = model.logit_bias_init
     how = {}
     if preprocessing:
+        if preprocessing["eval_resize"] == "crop" and preprocessing["eval_crop"] != 1.0:
+            raise ConfigError(
+                f"open_clip keeps the whole short side of a picture, not eval_crop={preprocessing['eval_crop']}"
+            )
         how = {key: preprocessing[key] for key in ("mean", "std", "interpolation")}
         how["resize_mode"] = {ours: theirs for theirs, ours in _RESIZE.items()}[preprocessing["eval_resize"]]
     return {"model_cfg": config, "preprocess_cfg": how}

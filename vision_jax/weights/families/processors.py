@@ -1,16 +1,20 @@
 """preprocessor_config.json of transformers, which says of a model's pictures what config.json does not."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from vision_jax.errors import ConfigError
+from vision_jax.weights.families.clip_openai import OPENAI
+from vision_jax.weights.families.description import HALF, preprocessing
 
 _RESAMPLING = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+_DEFAULTS = {"ViT": preprocessing(HALF, "bilinear", "squash"), "CLIP": preprocessing(OPENAI)}
 
 
 def read_processor(config: Mapping, defaults: Mapping) -> dict[str, Any]:
-    """Preprocessing as the file has it; what it leaves out is that of the model's Description, `defaults`.
+    """Preprocessing as the file has it; what it leaves out is that of its processor's class, or else `defaults`.
 
     Raises ConfigError where the pictures are treated in a way that there is not here.
     """
@@ -18,6 +22,8 @@ def read_processor(config: Mapping, defaults: Mapping) -> dict[str, Any]:
         raise ConfigError("preprocessor_config.json leaves out do_resize, do_rescale or do_normalize")
     if abs(config.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-3:
         raise ConfigError(f"preprocessor_config.json has rescale_factor={config['rescale_factor']}, not 1 / 255")
+    kind = config.get("image_processor_type") or config.get("feature_extractor_type") or ""
+    defaults = _DEFAULTS.get(re.split("ImageProcessor|FeatureExtractor", kind)[0], defaults)
     read = dict(defaults)
     for ours, theirs in (("mean", "image_mean"), ("std", "image_std")):
         if theirs in config:
@@ -54,7 +60,7 @@ def _share(size: int, edge: int) -> float:
     return share if math.floor(size / share) == edge else math.nextafter(share, 0.0)
 
 
-def write_processor(preprocessing: Mapping, image_size: tuple[int, int]) -> dict[str, Any]:
+def write_processor(ours: Mapping, image_size: tuple[int, int]) -> dict[str, Any]:
     """preprocessor_config.json that makes transformers do the same. Raises ConfigError for crops of rectangles."""
     height, width = image_size
     both = {"height": height, "width": width}
@@ -63,14 +69,14 @@ def write_processor(preprocessing: Mapping, image_size: tuple[int, int]) -> dict
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": list(preprocessing["mean"]),
-        "image_std": list(preprocessing["std"]),
-        "resample": next(number for number, name in _RESAMPLING.items() if name == preprocessing["interpolation"]),
+        "image_mean": list(ours["mean"]),
+        "image_std": list(ours["std"]),
+        "resample": next(number for number, name in _RESAMPLING.items() if name == ours["interpolation"]),
     }
-    if preprocessing["eval_resize"] == "squash":
+    if ours["eval_resize"] == "squash":
         return {**config, "image_processor_type": "ViTImageProcessor", "do_center_crop": False, "size": both}
     if height != width:
         raise ConfigError(f"transformers crops squares alone, not {image_size}; eval_resize='squash' has no crop")
-    edge = math.floor(height / preprocessing["eval_crop"])
+    edge = math.floor(height / ours["eval_crop"])
     crop = {"do_center_crop": True, "size": {"shortest_edge": edge}, "crop_size": both}
     return {**config, "image_processor_type": "CLIPImageProcessor", **crop}

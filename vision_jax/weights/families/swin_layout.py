@@ -78,6 +78,12 @@ def fitted_windows(model: Swin, image_size: Pair, rule: str | None = None) -> li
     return [fit_window(size, window, rule or model.window_rule) for size in stage_maps(model, image_size)]
 
 
+def learned_windows(model: Swin, image_size: Pair) -> tuple[int, ...]:
+    """The window of each stage whose offsets V2 learned, where it took images of `image_size`."""
+    fitted = [max(window) for window, _ in fitted_windows(model, image_size)]
+    return tuple(size or side for size, side in zip(model.pretrained_windows, fitted, strict=True))
+
+
 def is_padded(size: Pair, window: Pair) -> bool:
     return any(side % length for side, length in zip(size, window, strict=True))
 

@@ -15,7 +15,15 @@ from vision_jax.models.swin import Swin
 from vision_jax.models.window_attention import TABLE
 from vision_jax.ops.patches import as_pair
 from vision_jax.ops.windows import Pair
-from vision_jax.weights.families.description import IMAGENET, Description, left_over, pair, preprocessing, refuse
+from vision_jax.weights.families.description import (
+    IMAGENET,
+    Description,
+    LeftOpen,
+    left_over,
+    pair,
+    preprocessing,
+    refuse,
+)
 from vision_jax.weights.families.entries import conv, dense, norm
 from vision_jax.weights.families.swin_layout import (
     NORM_EPS,
@@ -112,8 +120,8 @@ def _described(
     size, depth = given.pop("image_size", None), len(fields["depths"])
     if "window" not in given:
         if windows is None:
-            raise ConfigError(
-                "the file does not show its windows; pass window (and pretrained_window, if it was another)"
+            raise LeftOpen(
+                "window", "the file does not show its windows; pass window (and pretrained_window, if it was another)"
             )
         fields["window"] = one_if_equal(tuple(map(max, zip(*windows, strict=True))))
     pretrained = fields.pop("pretrained_window", None)
@@ -152,7 +160,7 @@ def _tables_windows(tensors: Mapping, fields: Mapping) -> list[Pair]:
         rows = tensors[f"layers.{s}.blocks.0.{_OFFICIAL.bias_table}"].shape[0]
         side = (math.isqrt(rows) + 1) // 2
         if (2 * side - 1) ** 2 != rows:
-            raise ConfigError(f"the file's table of {rows} positions is not that of a square window; pass window")
+            raise LeftOpen("window", f"the file's table of {rows} positions is of no square window; pass window")
         windows.append((side, side))
     return windows
 

@@ -91,7 +91,7 @@ def encoder_fields(config: Mapping) -> dict[str, Any]:
     """Fields of `create_model` that ViTConfig and ViTMAEConfig say."""
     patch = config["patch_size"]
     return {
-        "patch_size": patch if isinstance(patch, int) else tuple(patch),
+        "patch_size": patch if isinstance(patch, int) else pair(patch),
         "width": config["hidden_size"],
         "depth": config["num_hidden_layers"],
         "num_heads": config["num_attention_heads"],

@@ -10,7 +10,15 @@ from typing import NamedTuple
 from vision_jax.errors import ConfigError
 from vision_jax.models.registry import create_model
 from vision_jax.models.vit import ViT
-from vision_jax.weights.families.description import HALF, Description, left_over, pair, preprocessing, shape_of
+from vision_jax.weights.families.description import (
+    HALF,
+    Description,
+    LeftOpen,
+    left_over,
+    pair,
+    preprocessing,
+    shape_of,
+)
 from vision_jax.weights.families.vit_timm import place
 from vision_jax.weights.mapping import Entry, Layout
 
@@ -57,7 +65,7 @@ def describe_official(config: Mapping | None, tensors: Mapping, given: Mapping |
         image_size, before = place(rows, tuple(patch), fields["stem"], (int(has_cls), 0), sizes, bool(size))
         fields["posemb_cls"] = bool(before)
     elif size is None:
-        raise ConfigError("the file has no positions, which would show its image size; pass image_size")
+        raise LeftOpen("image_size", "the file has no positions, which would show its image size; pass image_size")
     else:
         image_size, fields["posemb"], fields["posemb_cls"] = pair(size), "sincos2d_bv", False
     fields |= given

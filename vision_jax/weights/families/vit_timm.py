@@ -21,6 +21,7 @@ from vision_jax.ops.patches import grid_of
 from vision_jax.ops.posemb import sincos2d
 from vision_jax.weights.families.description import (
     Description,
+    LeftOpen,
     count_blocks,
     left_over,
     pair,
@@ -101,7 +102,7 @@ def read_fields(tensors: Mapping, given: dict, sizes: Iterable) -> tuple[dict[st
     if "pos_embed" not in tensors:
         size = size or next(iter(sizes), None)
         if size is None:
-            raise ConfigError("the file has no positions, which would show its image size; pass image_size")
+            raise LeftOpen("image_size", "the file has no positions, which would show its image size; pass image_size")
         return {**fields, "posemb": "none"}, pair(size)
     rows = shape_of(tensors, "pos_embed", 3)[1]
     sizes = list(sizes) if size is None else [pair(size)]
@@ -146,14 +147,16 @@ def place(
         side = math.isqrt(max(rows - prefix, 0))
         if side and side * side == rows - prefix:
             return (side * strides[0], side * strides[1]), prefix
-    raise ConfigError(f"the file's {rows} positions are those of no square image; pass image_size=(height, width)")
+    raise LeftOpen(
+        "image_size", f"the file's {rows} positions are those of no square image; pass image_size=(height, width)"
+    )
 
 
 def heads_of(width: int, field: str) -> int:
     """The number of heads of the published ViTs of that width. Raises ConfigError that asks for `field`."""
     if width in _HEADS or width % 64 == 0:
         return _HEADS.get(width, width // 64)
-    raise ConfigError(f"how many heads there are of width {width} cannot be seen in the file; pass {field}")
+    raise LeftOpen(field, f"how many heads there are of width {width} cannot be seen in the file; pass {field}")
 
 
 def stem_of(tensors: Mapping) -> tuple[int, ...] | None:
@@ -175,31 +178,32 @@ def _activation_of(name: str, args: Mapping, pre_norm: bool) -> str:
     if act := args.get("act_layer"):
         return choose("act", act, ACTIVATIONS)  # names alike
     if not name and pre_norm:
-        raise ConfigError("a bare file of CLIP's image tower does not show its activation; pass act (and norm_eps)")
+        raise LeftOpen("act", "a bare file of CLIP's image tower does not show its activation; pass act (and norm_eps)")
     if "_quickgelu_" in name:
         return "quick_gelu"
     return "gelu_tanh" if _TANH.search(name) else "gelu"
 
 
 def preprocessing_of(source: Mapping) -> dict[str, Any]:
-    """Ours of a pretrained_cfg; {} where it does not say."""
-    if not source.get("mean"):
+    """Ours of a pretrained_cfg; {} where it does not say, or pads or crops a picture as none is here."""
+    crop_mode, crop = source.get("crop_mode") or "center", source.get("crop_pct") or 0.875
+    if not source.get("mean") or crop_mode not in ("center", "squash") or (crop_mode == "squash" and crop != 1.0):
         return {}
     interpolation = source.get("interpolation") if source.get("interpolation") == "bilinear" else "bicubic"
-    resize = "squash" if source.get("crop_mode") == "squash" else "crop"
+    resize = "squash" if crop_mode == "squash" else "crop"
     mean_std = {key: tuple(source[key]) for key in ("mean", "std")}
-    return preprocessing(mean_std, interpolation, resize, source.get("crop_pct") or 0.875)
+    return preprocessing(mean_std, interpolation, resize, crop)
 
 
 def preprocessing_for(ours: Mapping | None) -> dict[str, Any]:
     """What pretrained_cfg says of it."""
     if not ours:
         return {}
-    crop_mode = "squash" if ours["eval_resize"] == "squash" else "center"
+    is_squashed = ours["eval_resize"] == "squash"
     return {
         **{key: ours[key] for key in ("mean", "std", "interpolation")},
-        "crop_pct": ours["eval_crop"],
-        "crop_mode": crop_mode,
+        "crop_pct": 1.0 if is_squashed else ours["eval_crop"],
+        "crop_mode": "squash" if is_squashed else "center",
     }
 
 

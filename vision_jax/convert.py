@@ -1,0 +1,62 @@
+"""Weights from one project's format into another's.
+
+    python -m vision_jax.convert runs/vit hf_vit --format=hf                     # for transformers
+    python -m vision_jax.convert ViT-B-32.pt clip --format=open_clip
+    python -m vision_jax.convert google/vit-base-patch16-224 timm_vit --format=timm --set norm_eps=1e-6
+
+SOURCE is whatever `vj.load_pretrained` takes, DEST a folder that is not there yet. How pictures are prepared and what the
+classes are called goes along where the source says it. Errors that a user can mend are one line on stderr and exit
+status 2.
+"""
+
+import argparse
+import pathlib
+import shutil
+
+from vision_jax.command_line import Parser, add_source_arguments, report_errors, source_arguments
+from vision_jax.errors import ConfigError
+
+TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+
+def convert(source: str, folder: pathlib.Path, format: str, **arguments) -> None:
+    """arguments: those of `vj.load_pretrained`."""
+    import jax
+
+    from vision_jax.weights.exports import save_pretrained
+    from vision_jax.weights.preprocessing import preprocessing_of
+    from vision_jax.weights.pretrained import open_pretrained
+
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"'{folder}' is there already: DEST is a new or an empty folder")
+    opened, model, variables = open_pretrained(source, **arguments)
+    image_size = arguments.get("image_size") or opened.image_size
+    save_pretrained(
+        folder,
+        model,
+        variables,
+        format,
+        preprocessing=preprocessing_of(opened, image_size) if opened.preprocessing else None,
+        image_size=image_size,
+        class_names=opened.class_names if getattr(model, "num_classes", 0) == len(opened.class_names) else (),
+    )
+    for file in (opened.path.parent / name for name in TOKENIZER_FILES):
+        if opened.tokenizer and file.is_file():
+            shutil.copy(file, folder)
+    count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    print(f"{folder}: {type(model).__name__}, {count:,} parameters, format {format}")
+
+
+@report_errors
+def main() -> None:
+    parser = Parser("vision_jax.convert", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("source", metavar="SOURCE", help="a path, or an id of the Hugging Face hub")
+    parser.add_argument("folder", metavar="DEST", help="the folder to make")
+    parser.add_argument("--format", required=True, help="hf, timm, open_clip or openai")
+    add_source_arguments(parser)
+    args = parser.parse_args()
+    convert(args.source, pathlib.Path(args.folder).expanduser(), args.format, **source_arguments(args))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+"""Several processes as one run: finding them, agreeing with them, and ending together.
+
+Every process runs the same command and the same program; `several_processes` makes them know of each other before any
+device is queried. Where there is one process only, nothing here does anything.
+"""
+
+import contextlib
+import ctypes
+import importlib.util
+import os
+import pathlib
+import signal
+import sys
+import threading
+import traceback
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from vision_jax.errors import ConfigError
+
+START_TIMEOUT = 300  # seconds within which all processes must have started
+WATCH_EVERY = 1.0  # seconds between two looks at whether another process failed
+OF_OTHERS = ("Gloo", "NCCL", "UNAVAILABLE", "ABORTED", "DEADLINE_EXCEEDED")  # errors of a process that misses another
+RESUME = "starting all of them again continues from the newest checkpoint"
+FAILED = "vision_jax/failed"  # where a process that fails tells why
+_METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/worker-network-endpoints"
+_SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")  # what JAX reads within `srun`
+
+
+class Processes(NamedTuple):
+    """The processes as the command line names them: process `index` of `count`, process 0 at `coordinator`, HOST:PORT."""
+
+    coordinator: str
+    index: int
+    count: int
+
+
+def explicit_processes(coordinator: str | None, index: int | None, count: int | None) -> Processes | None:
+    """What the command line says of the processes, or None. Raises ConfigError where it says only a part, or nonsense."""
+    if coordinator is None and index is None and count is None:
+        return None
+    if not coordinator or index is None or count is None:
+        raise ConfigError(
+            "--coordinator=HOST:PORT, --process_id and --num_processes belong together: give all three or none"
+        )
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ConfigError(f"--coordinator takes HOST:PORT of process 0, got {coordinator!r}")
+    if not 0 <= index < count:
+        raise ConfigError(f"--process_id must be 0 to --num_processes - 1, got {index} of {count}")
+    return Processes(coordinator, index, count)
+
+
+def announced_count(environ: Mapping[str, str] = os.environ) -> int:
+    """How many processes belong to this run by the environment: of Open MPI, Slurm or a TPU pod; 1 where none says so."""
+    if "OMPI_COMM_WORLD_SIZE" in environ:
+        return int(environ["OMPI_COMM_WORLD_SIZE"])
+    if all(name in environ for name in _SLURM):
+        return int(environ.get("SLURM_NTASKS", 1))
+    if importlib.util.find_spec("libtpu") is None or environ.get("JAX_PLATFORMS", "tpu").split(",")[0] != "tpu":
+        return 1
+    hosts = environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES") or _hosts_of_tpu_vm(environ)
+    return len(hosts.split(",")) * int(environ.get("MEGASCALE_NUM_SLICES") or 1)
+
+
+def _hosts_of_tpu_vm(environ: Mapping[str, str]) -> str:
+    """The workers of the TPU pod of which this machine is one, by Google's metadata server; empty where there is none."""
+    vendors = pathlib.Path("/sys/bus/pci/devices").glob("*/vendor")
+    if environ.get("TPU_SKIP_MDS_QUERY") or not any(path.read_text().strip() == "0x1ae0" for path in vendors):
+        return ""
+    request = urllib.request.Request(_METADATA, headers={"Metadata-Flavor": "Google"})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.read().decode()
+    except (urllib.error.URLError, TimeoutError):
+        return ""
+
+
+@contextlib.contextmanager
+def several_processes(explicit: Processes | None = None, timeout: int = 100) -> Iterator[None]:
+    """While open, this process is one of a run's: `explicit` ones, or those that the environment announces.
+
+    Must be entered before any device is queried. Where one process fails, it tells the others why, and all end: with
+    status 2 after a ConfigError, 1 otherwise. One that is killed or loses its machine is missed within `timeout` seconds.
+    """
+    count = explicit.count if explicit else announced_count()
+    if count == 1:
+        yield
+        return
+    _initialize(explicit, count, timeout)
+    watch = _Watch()
+    try:
+        yield
+        jax.distributed.shutdown()  # waits for the others
+    except SystemExit as stop:
+        if stop.code:
+            watch.fail(f"failed: exit status {stop.code}", 1)
+        jax.distributed.shutdown()
+        raise
+    except ConfigError as error:
+        watch.fail(f"failed: {' '.join(str(error).split())}", 2)
+    except BaseException as error:
+        what = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        if isinstance(error, jax.errors.JaxRuntimeError) and any(word in what for word in OF_OTHERS):
+            watch.fail(f"lost another process of the run, which was killed or is out of reach ({what}); {RESUME}", 1)
+        watch.fail(f"failed: {what}", 1, error)
+    finally:
+        watch.close()
+
+
+def _initialize(explicit: Processes | None, count: int, timeout: int) -> None:
+    arguments: dict[str, Any] = {}
+    if explicit:
+        arguments = dict(
+            coordinator_address=explicit.coordinator,
+            process_id=explicit.index,
+            num_processes=explicit.count,
+            cluster_detection_method="deactivate",
+        )
+    missing = f"the {count} processes of this run did not find each other: start all of them within {START_TIMEOUT} s"
+    explain_abort(f"error: {missing}\n")
+    try:
+        jax.distributed.initialize(**arguments, initialization_timeout=START_TIMEOUT, heartbeat_timeout_seconds=timeout)
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"{missing}, or give --coordinator=HOST:PORT, --process_id and --num_processes ({(str(error).splitlines() or [''])[0]})"
+        ) from error
+
+
+class _Watch:
+    """Ends this process with one line where another one of the run has failed."""
+
+    def __init__(self):
+        from jax._src.distributed import global_state  # JAX has no public access to the coordinator's key-value store
+
+        self.client, self.index = global_state.client, global_state.process_id
+        self.me = f"process {self.index} of {global_state.num_processes}"
+        self.ending, self.closed = threading.Lock(), threading.Event()
+        self.thread = threading.Thread(target=self.look, daemon=True)
+        self.thread.start()
+        explain_abort(
+            f"error: {self.me} was ended by JAX, as told above: it lost another process of the run, which was killed or is"
+            f" out of reach; {RESUME}\n"
+        )
+
+    def look(self) -> None:
+        while not self.closed.wait(WATCH_EVERY):
+            if failures := self.failures():
+                self.end(f"{self.me} ends, since {failures[0]}", 1)
+
+    def failures(self) -> list[str]:
+        """What processes that failed have told."""
+        try:
+            return [reason for _, reason in self.client.key_value_dir_get(FAILED)]
+        except RuntimeError:  # the coordinator is gone, of which JAX itself tells
+            return []
+
+    def fail(self, reason: str, status: int, error: BaseException | None = None) -> None:
+        """Tells the others why this process ends, and ends it: with a traceback of `error`, unless others failed before."""
+        if failures := self.failures():
+            self.end(f"{self.me} ends, since {failures[0]}", status)
+        with contextlib.suppress(RuntimeError):
+            self.client.key_value_set(f"{FAILED}/{self.index}", f"{self.me} {reason}")
+        if error is not None:
+            traceback.print_exception(error)
+        self.end(f"{self.me} {reason}", status)
+
+    def end(self, line: str, status: int) -> None:
+        # Leaving in the usual way would wait for the others, which may be stuck in a collective.
+        self.ending.acquire()
+        print(f"error: {line}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        if self.index == 0:
+            self.closed.wait(3 * WATCH_EVERY)  # the key-value store is here: the others are to read it first
+        os._exit(status)
+
+    def close(self) -> None:
+        self.closed.set()
+        self.thread.join()
+
+
+def explain_abort(line: str) -> None:
+    """Writes `line` to stderr, and exits with status 1, where native code aborts this process; the last `line` counts.
+
+    JAX's runtime aborts whoever does not find or loses the coordinator, or is told that another process fell silent, after
+    a log and a stack that say little to a reader. It offers no call-back (that of its client fails on any status).
+    """
+    text = line.encode()
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_int)
+    def say(_):
+        os.write(2, text)
+        os._exit(1)
+
+    _handlers.append(say)  # C has no reference
+    ctypes.CDLL(None).signal(signal.SIGABRT, say)
+
+
+_handlers: list = []
+
+
+def is_writer() -> bool:
+    """Whether this process is the one that prints and writes what is said once."""
+    return jax.process_index() == 0
+
+
+def reached_stop(step: int) -> bool:
+    """Whether all processes stop after this step, since one of them got SIGTERM; each asks at every step, and none waits
+    unless one did. The step is the first that none of them has passed."""
+    return multihost_utils.reached_preemption_sync_point(step)
+
+
+def from_first(value: int) -> int:
+    """Process 0's value, in every process."""
+    return value if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def any_process(value: bool) -> bool:
+    """Whether it is true in any process."""
+    return value if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.bool_(value)).any())
+
+
+def wait_for_all(where: str) -> None:
+    """Returns once every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(where)
+
+
+def check_shared(folder: pathlib.Path) -> None:
+    """Raises ConfigError, in every process, unless all of them see the same `folder`."""
+    if jax.process_count() == 1:
+        return
+    token = folder / f".seen-{from_first(int.from_bytes(os.urandom(3)))}"
+    if jax.process_index() == 0:
+        token.touch()
+    wait_for_all("token written")
+    missing = any_process(not token.exists())
+    if jax.process_index() == 0:
+        token.unlink()
+    if missing:
+        raise ConfigError(f"the work folder {folder} must be one that all {jax.process_count()} processes share")
+
+
+def fetch(tree: Any) -> Any:
+    """Host copies of whole arrays, in every process, wherever their parts lie."""
+
+    def one(x):
+        whole = x.is_fully_addressable or x.is_fully_replicated
+        return np.asarray(x) if whole else multihost_utils.process_allgather(x, tiled=True)
+
+    return jax.tree.map(one, tree)
+
+
+def place(tree: Any, shardings: Any) -> Any:
+    """Host arrays, the same in every process, as global arrays of these shardings."""
+    return jax.tree.map(lambda x, s: jax.make_array_from_callback(x.shape, s, x.__getitem__), tree, shardings)

@@ -1,0 +1,82 @@
+"""Parameters of one model in another that differs in image size, window, number of classes or layout of its layers."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from vision_jax.errors import ConfigError
+from vision_jax.models.stacking import stack_blocks, unstack_blocks
+from vision_jax.ops.windows import Pair
+from vision_jax.weights.families.swin_layout import learned_windows
+
+HEAD = "head/"
+# Fields that change what the same parameters compute, but not their shapes.
+_UNSEEN = ("act", "norm_eps", "num_heads", "text_act", "text_num_heads", "text_causal", "text_pool")
+
+
+class Fitted(NamedTuple):
+    """Parameters by their paths, and the paths of those that are not as the source has them.
+
+    A head for other classes is `renewed`: it is zeros. The model has to make those that are `new` itself, and has no
+    place for those that are `unused`.
+    """
+
+    params: dict
+    resized: list[str]
+    renewed: list[str]
+    new: list[str]
+    unused: list[str]
+
+
+def fit(params: Mapping, from_size: Pair, model, to_size: Pair, shapes: Mapping, method: str = "bilinear") -> Fitted:
+    """Arrays `params` of a model for images of `from_size` (height, width) in `model` for images of `to_size`.
+
+    Args:
+        params: nested, with unrolled or scanned layers, on the host or a device; what is not resized stays there.
+        shapes: the parameters of `model`, or jax.ShapeDtypeStructs of them.
+        method: how tables of absolute positions are resampled (`ops.resampling.resize_grid`).
+
+    Raises:
+        ConfigError: a parameter besides the head's has another shape, or there is nothing that the model has a place for.
+    """
+    wanted = flatten_dict(shapes, sep="/")
+    params = (stack_blocks if any("blocks" in name.split("/") for name in wanted) else unstack_blocks)(params)
+    before = flatten_dict(params, sep="/")
+    after = flatten_dict(model.resize_params(params, from_size, to_size, method), sep="/")
+    fitted = Fitted({}, [], [], [], [name for name in after if name not in wanted])
+    for name, value in wanted.items():
+        if name not in after:
+            fitted.new.append(name)
+        elif after[name].shape == value.shape:
+            fitted.params[name] = after[name]
+            if after[name] is not before[name] and not np.array_equal(after[name], before[name]):
+                fitted.resized.append(name)
+        elif name.startswith(HEAD):
+            fitted.params[name] = np.zeros(value.shape, value.dtype)
+            fitted.renewed.append(name)
+        else:
+            raise ConfigError(f"it holds '{name}' as {list(after[name].shape)}, the model needs {list(value.shape)}")
+    if len(fitted.params) == len(fitted.renewed):
+        raise ConfigError("nothing in it fits the model")
+    return fitted
+
+
+def check_functions(theirs, ours) -> None:
+    """Raises ConfigError naming a field in which two models compute something else from the same parameters."""
+    for field in _UNSEEN:
+        have, want = (getattr(model, field, None) for model in (theirs, ours))
+        if None not in (have, want) and have != want:
+            raise ConfigError(f"its weights are of a model with {field}={have!r}, and this one has {want!r}")
+
+
+def check_windows(theirs, from_size: Pair, ours, to_size: Pair) -> None:
+    """Raises ConfigError where Swin V2 would measure its offsets by other windows than those in which it learned them."""
+    if any(getattr(model, "version", 1) != 2 for model in (theirs, ours)):
+        return
+    learned = learned_windows(theirs, from_size)
+    if learned != learned_windows(ours, to_size):
+        raise ConfigError(
+            f"its weights learned their offsets in the windows {learned}: set pretrained_window={learned}"
+        )

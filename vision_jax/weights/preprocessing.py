@@ -1,0 +1,75 @@
+"""Pictures as the model of a source takes them."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vision_jax.data.images import EvalTransform, decode, to_rgb
+from vision_jax.errors import ConfigError
+from vision_jax.ops.patches import as_pair
+from vision_jax.ops.windows import Pair
+from vision_jax.weights.sources import Source, open_source
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """From a picture to what a model takes: `transform(picture)` is float32[height, width, 3].
+
+    The fields are those of the config's `data` section, and how half pixels of a crop's margins are rounded: "even", as
+    torchvision does, or "down", as transformers.
+    """
+
+    image_size: Pair  # (height, width) in pixels
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+    eval_resize: str = "crop"
+    eval_crop: float = 0.875
+    crop_rounding: str = "even"
+
+    def __call__(self, picture) -> np.ndarray:
+        """float32[height, width, 3] of a file's path, its bytes, a PIL.Image or uint8[h, w, 1, 3 or 4].
+
+        Raises BrokenImage for a file that is none, or only a part of one.
+        """
+        return np.float32((self.pixels(picture) / 255 - self.mean) / self.std)
+
+    def pixels(self, picture) -> np.ndarray:
+        """uint8[height, width, 3], before normalisation."""
+        if isinstance(picture, str | os.PathLike):
+            picture = pathlib.Path(picture).expanduser().read_bytes()
+        picture = decode(picture) if isinstance(picture, bytes | np.ndarray) else to_rgb(picture)
+        squash = self.eval_resize == "squash"
+        transform = EvalTransform(self.image_size, self.interpolation, squash, self.eval_crop, self.crop_rounding)
+        return transform(picture)
+
+
+def preprocessing(
+    source: str | pathlib.Path,
+    *,
+    image_size: int | Pair | None = None,
+    revision: str | None = None,
+    file: Mapping[str, Any] | None = None,
+) -> Preprocessing:
+    """How the pictures of a source's model are prepared; `source` and `file` as of `load_pretrained`.
+
+    image_size: of a model that was loaded for another one; the rest stays as the source says.
+
+    Raises ConfigError where the source cannot be read or does not say.
+    """
+    wishes = {} if image_size is None else {"image_size": image_size}
+    return preprocessing_of(open_source(source, file, revision, wishes=wishes), image_size)
+
+
+def preprocessing_of(source: Source, image_size: int | Pair | None = None) -> Preprocessing:
+    """`preprocessing` of an opened source."""
+    if not source.preprocessing:
+        raise ConfigError(
+            f"'{source.path}' does not say how pictures are prepared; "
+            "vj.Preprocessing(image_size, mean, std, ...) does, with what its authors say"
+        )
+    return Preprocessing(as_pair(image_size or source.image_size), **source.preprocessing)

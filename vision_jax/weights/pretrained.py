@@ -1,0 +1,119 @@
+"""Models and variables from the files of other projects and of this one."""
+
+import logging
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from vision_jax.errors import ConfigError
+from vision_jax.models.inference import init_variables, variable_shapes
+from vision_jax.models.swin import Swin
+from vision_jax.ops.patches import as_pair
+from vision_jax.ops.windows import Pair
+from vision_jax.weights.families.swin_layout import learned_windows
+from vision_jax.weights.fitting import fit
+from vision_jax.weights.sources import Source, open_source
+
+log = logging.getLogger(__name__)
+
+# What loading can change of the file's model, so that it says nothing of the file.
+_WISHES = ("num_classes", "window", "pretrained_window", "features_only", "scan")
+
+
+def load_pretrained(
+    source: str | pathlib.Path,
+    *,
+    image_size: int | Pair | None = None,
+    revision: str | None = None,
+    checkpoint: str | int = "last",
+    file: Mapping[str, Any] | None = None,
+    **fields,
+) -> tuple[Any, dict]:
+    """(model, variables) of published or trained weights; architecture and numbers are those of the original.
+
+    Args:
+        source: an id of the Hugging Face hub or a local path. Known are folders of transformers (ViT, Swin, Swinv2,
+            ViTMAE, CLIP), timm and open_clip, Google's .npz (ViT, AugReg, big_vision), the .pth of facebookresearch's
+            MAE and of microsoft's Swin, OpenAI's CLIP, and work folders of this project or a checkpoint in them.
+        image_size: pixels a side, or (height, width), of the images that the model will take; by default those that the
+            source is for. Tables of positions are resampled as the source's own project does.
+        revision: a branch, tag or commit of a hub's model.
+        checkpoint: of a work folder: "last", "best" or a step.
+        file: what a bare file does not say of itself, where it differs from what is wanted: fields, and `image_size`.
+        fields: of the model, as for `create_model`: those that the source leaves open, and what shall differ from it.
+            With another `num_classes` the head is new and zero; another `window` resamples Swin's tables; name="vit"
+            takes the encoder of an MAE's file.
+
+    Returns:
+        The flax.linen.Module, and its variables as float32 arrays on the default device.
+
+    Raises:
+        ConfigError: of one line: there is no such source, it is damaged, of no known kind, or leaves open what must be
+            passed.
+    """
+    _, model, variables = open_pretrained(
+        source, image_size=image_size, revision=revision, checkpoint=checkpoint, file=file, **fields
+    )
+    return model, variables
+
+
+def open_pretrained(
+    source: str | pathlib.Path, *, image_size=None, revision=None, checkpoint="last", file=None, **fields
+) -> tuple[Source, Any, dict]:
+    """What else a source says of itself, and what `load_pretrained` gives."""
+    wishes = {name: fields[name] for name in _WISHES if name in fields}
+    given = {name: value for name, value in fields.items() if name not in wishes} | dict(file or {})
+    fields.pop("name", None)
+    if image_size is not None:
+        wishes["image_size"] = image_size
+    opened = open_source(source, given, revision, checkpoint, wishes)
+    return opened, *_load(opened, image_size, fields)
+
+
+def _load(source: Source, image_size: int | Pair | None, fields: dict) -> tuple[Any, dict]:
+    to_size = as_pair(image_size or source.image_size)
+    model = source.create_model(**_with_learned_windows(source, to_size, fields))
+    shapes = variable_shapes(model, to_size)
+    variables, report = source.read(jnp.asarray)
+    try:
+        fitted = fit(variables.pop("params"), source.image_size, model, to_size, shapes["params"], source.resampling)
+    except ConfigError as error:
+        raise ConfigError(f"'{source.path}': {error}") from error
+    params = jax.tree.map(jnp.asarray, fitted.params) | _initialised(model, to_size, fitted.new)
+    others = {name: tree for name, tree in variables.items() if name in shapes}
+    tell(source, "resized", fitted.resized, logging.INFO)
+    tell(source, "newly initialised", [*fitted.renewed, *fitted.new])
+    tell(source, "not used", [*fitted.unused, *report.unexpected])
+    return model, {"params": unflatten_dict(params, sep="/"), **others}
+
+
+def tell(source: Source, what: str, names: list[str], level: int = logging.WARNING) -> None:
+    if names:
+        some = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+        log.log(level, "'%s': %d %s: %s", source.path, len(names), what, some)
+
+
+def _with_learned_windows(source: Source, image_size: Pair, fields: dict) -> dict:
+    """Swin V2 in other windows goes on to measure offsets by those in which it learned them."""
+    model = source.create_model(**fields)
+    if isinstance(model, Swin) and model.version == 2 and "pretrained_window" not in fields:
+        learned = learned_windows(source.create_model(), source.image_size)
+        if learned != learned_windows(model, image_size):
+            fields["pretrained_window"] = learned
+    return fields
+
+
+def _initialised(model, image_size: Pair, names: list[str]) -> dict[str, jax.Array]:
+    """The parameters of these paths as `model.init` gives them; nothing else is computed."""
+    if not names:
+        return {}
+
+    def init():
+        flat = flatten_dict(init_variables(model, image_size)["params"], sep="/")
+        return {name: flat[name] for name in names}
+
+    return jax.jit(init)()

@@ -1,0 +1,245 @@
+"""What a source of weights is, seen from its files: a run of this project, or one of the formats in `families/`."""
+
+import json
+import logging
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from vision_jax.config import to_dict
+from vision_jax.errors import ConfigError
+from vision_jax.models.inference import variable_shapes
+from vision_jax.models.registry import create_model
+from vision_jax.models.stacking import unstack_blocks
+from vision_jax.ops.patches import as_pair
+from vision_jax.ops.windows import Pair
+from vision_jax.weights import work_folder
+from vision_jax.weights.families import clip, mae, swin, vit
+from vision_jax.weights.families.description import Description, LeftOpen
+from vision_jax.weights.families.processors import read_processor
+from vision_jax.weights.hub import fetch
+from vision_jax.weights.mapping import Report, import_variables
+from vision_jax.weights.readers import WEIGHT_FILES, open_tensors, unwrap
+from vision_jax.weights.tensors import Tensors, shown
+
+log = logging.getLogger(__name__)
+
+_PROCESSOR = "preprocessor_config.json"
+_VOCABULARIES = (("vocab.json", "merges.txt"), ("tokenizer.json",))
+_CONFIGS = ("config.json", "open_clip_config.json")
+_BESIDE = (*_CONFIGS, _PROCESSOR, *(name for names in _VOCABULARIES for name in names))
+# How each project resamples a table of absolute positions; see ops.resampling.resize_grid.
+_RESAMPLING = {"transformers": "bicubic", "timm": "bicubic_antialias", "google": "bilinear", "mae": "bicubic"}
+_RESAMPLING |= {"microsoft": "bicubic", "openai": "bicubic_antialias", "open_clip": "bicubic_antialias"}
+_OF_TRANSFORMERS = {
+    "vit": vit.describe_transformers,
+    "vit_mae": mae.describe_transformers,
+    "swin": swin.describe_transformers,
+    "swinv2": swin.describe_transformers,
+    "clip": clip.describe_transformers,
+}
+_WITH_ENCODER = (mae.describe_transformers, mae.describe_official)  # what takes name="vit"
+
+
+class Source(NamedTuple):
+    """A model in files, described; nothing but names and shapes was read."""
+
+    path: pathlib.Path
+    name: str  # of a model or a family, as `create_model` takes it
+    fields: dict[str, Any]  # for `create_model`
+    image_size: Pair  # (height, width) in pixels that the parameters are for
+    preprocessing: dict[str, Any]  # keys of the config's `data` section; {} where the source does not say
+    class_names: tuple[str, ...]  # () where the source does not say
+    tokenizer: str  # as the config's data.tokenizer; "" where the source has none
+    resampling: str  # of tables of positions to another image size
+    read: Callable[..., tuple[dict, Report]]  # variables of unrolled layers, float32; place=: see import_variables
+
+    def create_model(self, **overrides):
+        """Mappings among the overrides, such as fields of an image tower, are merged over the source's."""
+        fields = dict(self.fields)
+        for name, value in overrides.items():
+            fields[name] = {**(fields.get(name) or {}), **value} if isinstance(value, Mapping) else value
+        return create_model(self.name, **fields)
+
+
+def open_source(
+    source: str | pathlib.Path,
+    given: Mapping | None = None,
+    revision: str | None = None,
+    checkpoint: str | int = "last",
+    wishes: Mapping | None = None,
+) -> Source:
+    """The source that a path or an id of the hub names: see `pretrained.load_pretrained`.
+
+    Args:
+        given: what the file's model is, where the file leaves it open: fields (of unrolled layers), `image_size`, and
+            `name`, "vit" for an MAE's encoder alone.
+        wishes: what a model of the file's parameters shall be, which counts as given where the file leaves just it open;
+            `name`, "vit" for an MAE's encoder alone, where the file has one.
+
+    Raises:
+        ConfigError: of one line that begins with the source; what is missing, damaged, unknown, or left open.
+    """
+    path = fetch(source, [WEIGHT_FILES], _BESIDE, revision)
+    if work_folder.is_work_folder(path):
+        run, name = _open_run(path, str(checkpoint)), (given or {}).get("name")
+        if name not in (None, run.name):
+            raise ConfigError(f"'{path}': it is a run of '{run.name}', and no {name!r}")
+        return run
+    tensors = unwrap(open_tensors(path))
+    try:
+        return _open_foreign(tensors, dict(given or {}), dict(wishes or {}))
+    except ConfigError as error:
+        raise ConfigError(f"'{path}': {error}") from error
+
+
+def _open_run(path: pathlib.Path, checkpoint: str) -> Source:
+    folder = work_folder.locate(path, checkpoint)
+    config = work_folder.read_run_config(folder.parent.parent)
+    data, fields = config.data, to_dict(config.model)
+    fields.pop("scan", None)
+
+    def read(place: Callable = np.asarray) -> tuple[dict, Report]:
+        variables = jax.tree.map(place, work_folder.load_variables(folder))
+        return {name: unstack_blocks(tree) for name, tree in variables.items()}, Report([], [])
+
+    return Source(
+        path=folder,
+        name=fields.pop("name"),
+        fields=fields,
+        image_size=as_pair(data.image_size),
+        preprocessing={key: data[key] for key in ("mean", "std", "interpolation", "eval_resize", "eval_crop")},
+        class_names=work_folder.class_names(folder.parent.parent),
+        tokenizer=data.tokenizer if config.task == "contrastive" else "",
+        resampling="bilinear",
+        read=read,
+    )
+
+
+def _open_foreign(tensors: Tensors, given: dict, wishes: dict) -> Source:
+    folder, config = tensors.path.parent, _config_beside(tensors.path)
+    format, describe = _format_of(tensors, config)
+    if describe in _WITH_ENCODER and wishes.get("name"):
+        given.setdefault("name", wishes["name"])
+    name = given.get("name") if describe in _WITH_ENCODER else given.pop("name", None)
+    described = _describe(describe, config, tensors, given, wishes)
+    if name not in (None, described.name):
+        raise ConfigError(f"it holds a '{described.name}', and no {name!r}")
+    preprocessing = described.preprocessing
+    if format == "transformers":
+        preprocessing = _of_processor(folder / _PROCESSOR, preprocessing)
+    vocabulary = any(all((folder / name).is_file() for name in names) for names in _VOCABULARIES)
+
+    def read(place: Callable = np.asarray) -> tuple[dict, Report]:
+        shapes = variable_shapes(described.create_model(), described.image_size)
+        try:
+            return import_variables(tensors, described.table, shapes, described.ignored, place)
+        except ConfigError as error:
+            raise ConfigError(f"'{tensors.path}': {error}") from error
+
+    return Source(
+        path=tensors.path,
+        name=described.name,
+        fields=described.fields,
+        image_size=described.image_size,
+        preprocessing=preprocessing,
+        class_names=_class_names(config or {}, described),
+        tokenizer=(f"clip:{folder}" if vocabulary else "clip") if described.name == "clip" else "",
+        resampling=_RESAMPLING[format],
+        read=read,
+    )
+
+
+def _describe(describe: Callable, config: dict | None, tensors: Tensors, given: dict, wishes: dict) -> Description:
+    try:
+        return describe(config, tensors, given)
+    except LeftOpen as gap:
+        if gap.field not in wishes or gap.field in given:
+            raise
+        return _describe(describe, config, tensors, {**given, gap.field: wishes[gap.field]}, wishes)
+
+
+def _of_processor(path: pathlib.Path, defaults: dict[str, Any]) -> dict[str, Any]:
+    """transformers' preprocessing; {}, which is told, where its file asks for what there is not here."""
+    try:
+        read = read_processor(_read_json(path), defaults) if path.is_file() else defaults
+    except ConfigError as error:
+        log.warning("'%s': how pictures are prepared is not known here: %s", path.parent, error)
+        return {}
+    return {**read, "crop_rounding": "down"}
+
+
+def _config_beside(path: pathlib.Path) -> dict | None:
+    """The config in the folder of a file that is called as these folders call theirs; None: the file is bare."""
+    config = path.parent / _CONFIGS[path.name.startswith("open_clip")]
+    return _read_json(config) if path.name in WEIGHT_FILES and config.is_file() else None
+
+
+def _read_json(path: pathlib.Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path.name} beside it cannot be read: {shown(str(error))}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path.name} beside it is no JSON object")
+    return content
+
+
+def _format_of(tensors: Tensors, config: dict | None) -> tuple[str, Callable[..., Description]]:
+    """(the project whose format it is, a function of families/ that describes it)."""
+    if config is None:
+        return _format_of_names(tensors)
+    if "model_cfg" in config or "vision_cfg" in config:
+        return "open_clip", clip.describe_open_clip
+    if kind := config.get("model_type"):
+        if kind not in _OF_TRANSFORMERS:
+            raise ConfigError(
+                f"config.json has model_type={kind!r}; known of transformers are {', '.join(_OF_TRANSFORMERS)}"
+            )
+        return "transformers", _OF_TRANSFORMERS[kind]
+    if "architecture" in config:
+        if not any(name.startswith("patch_embed.") for name in tensors):
+            raise ConfigError(f"timm's {config['architecture']!r} is neither a ViT nor a Swin")
+        return "timm", swin.describe_timm if _is_swin(tensors) else vit.describe_timm
+    raise ConfigError("config.json is neither transformers' (it has no model_type) nor timm's (nor architecture)")
+
+
+def _format_of_names(tensors: Tensors) -> tuple[str, Callable[..., Description]]:
+    if any(name.startswith("visual.") for name in tensors):
+        is_openai = "input_resolution" in tensors
+        return ("openai", clip.describe_official) if is_openai else ("open_clip", clip.describe_open_clip)
+    if _is_swin(tensors):
+        is_timm = "head.fc.weight" in tensors or (
+            "layers.1.downsample.norm.weight" in tensors and "layers.0.downsample.norm.weight" not in tensors
+        )
+        return ("timm", swin.describe_timm) if is_timm else ("microsoft", swin.describe_official)
+    if "patch_embed.proj.weight" in tensors:
+        # MAE's fine-tuned models have timm's names and no config, but the arguments of their training.
+        is_mae = mae.is_official(tensors) or "args.global_pool" in tensors.metadata
+        return ("mae", mae.describe_official) if is_mae else ("timm", vit.describe_timm)
+    if any(name.endswith("embedding/kernel") for name in tensors):
+        return "google", vit.describe_official
+    if any("embeddings." in name for name in tensors):
+        raise ConfigError("weights of transformers need their config.json beside them, in a folder of their own")
+    some = ", ".join(f"'{shown(name)}'" for name in list(tensors)[:3])
+    raise ConfigError(
+        f"its names ({some}, ...) are of no known family and format: ViT, MAE, Swin and CLIP of transformers, timm, "
+        "open_clip and their authors"
+    )
+
+
+def _is_swin(tensors: Mapping) -> bool:
+    return any(name.startswith("layers.0.blocks.0.") for name in tensors)
+
+
+def _class_names(config: Mapping, described: Description) -> tuple[str, ...]:
+    """transformers' id2label, unless it only counts; timm's label_names."""
+    count = described.fields.get("num_classes") or 0
+    labels = config.get("id2label") or {}
+    names = [labels.get(str(i), "") for i in range(count)] if labels else []
+    names = names or (config.get("pretrained_cfg") or {}).get("label_names") or config.get("label_names") or []
+    is_counted = all(name in ("", f"LABEL_{i}") for i, name in enumerate(names))
+    return () if is_counted or len(names) != count else tuple(map(str, names))

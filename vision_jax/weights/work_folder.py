@@ -1,0 +1,148 @@
+"""The work folder of a run of this project, as a source: its config and the variables of its checkpoints."""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vision_jax.config import Section, from_dict
+from vision_jax.errors import ConfigError
+
+
+class DamagedCheckpoint(Exception):
+    """A checkpoint that cannot be read back as it was written."""
+
+
+def is_work_folder(path: pathlib.Path) -> bool:
+    """Whether `path` is a work folder, its `checkpoints` or a checkpoint in it, as far as names tell."""
+    return (path / "state").is_dir() or (path / "checkpoints").is_dir() or path.name == "checkpoints"
+
+
+def class_names(workdir: pathlib.Path) -> tuple[str, ...]:
+    """What the classes of the training data are called, () where they have no names."""
+    return tuple(json.loads((workdir / "config.json").read_text()).get("derived", {}).get("class_names", ()))
+
+
+def read_run_config(workdir: pathlib.Path) -> Section:
+    """The resolved config that a run saved in its work folder."""
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise ConfigError(f"no config.json in {workdir}: it is not the work folder of a run; give --config=FILE")
+    try:
+        values = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}") from error
+    values.pop("derived", None)
+    return from_dict(values)
+
+
+def locate(source: str | pathlib.Path, which: str = "last") -> pathlib.Path:
+    """The folder of one checkpoint: `source` is a work folder, its `checkpoints`, or a checkpoint itself.
+
+    `which` is "last", "best" (by the metric saved with the checkpoints) or a step, and counts unless `source` is a
+    checkpoint itself. Raises ConfigError naming what is missing.
+    """
+    source = pathlib.Path(source).expanduser().absolute()
+    if not source.exists():
+        raise ConfigError(f"no work folder or checkpoint at {source}")
+    if (source / "state").is_dir():
+        return source
+    folder = source / "checkpoints" if (source / "checkpoints").is_dir() else source
+    steps = sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
+    if not steps:
+        raise ConfigError(f"{source} holds no checkpoint (expected {folder}/<step>)")
+    if which == "last":
+        step = steps[-1]
+    elif which == "best":
+        step = _best_step(folder)
+    elif which.isdigit() and int(which) in steps:
+        step = int(which)
+    else:
+        raise ConfigError(f"no checkpoint {which!r} in {folder}: there are best, last, {', '.join(map(str, steps))}")
+    return folder / str(step)
+
+
+def _best_step(folder: pathlib.Path) -> int:
+    from orbax.checkpoint import v1 as ocp
+
+    run = json.loads((folder.parent / "config.json").read_text())["checkpoint"]
+    with ocp.training.Checkpointer(folder) as checkpointer:
+        scored = [(c.metrics[run["best"]], c.step) for c in checkpointer.checkpoints if c.metrics]
+    if not scored:
+        raise ConfigError(f"no checkpoint in {folder} was saved with {run['best'] or 'a metric'}: use last, or a step")
+    return (max if run["best_mode"] == "max" else min)(scored, key=lambda pair: pair[0])[1]
+
+
+def load_variables(checkpoint: pathlib.Path, sharding=None) -> dict:
+    """The variables that evaluation uses (the average of the parameters where there is one) of any checkpoint.
+
+    Whole arrays, as `sharding` places them (default: this process's first device). Optimizer state is not read. Raises
+    ConfigError where the checkpoint is damaged.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    device = jax.local_devices()[0]
+    mesh = sharding.mesh if sharding else jax.sharding.Mesh(np.array([device]), ("device",))  # not that of a run around
+    sharding = sharding or jax.sharding.SingleDeviceSharding(device)
+    try:
+        metadata = ocp.metadata(checkpoint)
+        tree = metadata.metadata
+        params = "ema" if tree["ema"] is not None else "params"
+        abstract = {name: tree[name] for name in (params, "collections")}
+        abstract = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding), abstract)
+        context = waiting_for_none()
+        context.pytree.loading.partial_load = True
+        with context:
+            loaded = ocp.load(checkpoint, abstract)
+        with jax.set_mesh(mesh):
+            sums = checksums(loaded)
+        expected = metadata.custom_metadata["checksums"]
+        if wrong := [name for name in sums if sums[name] != expected.get(name)]:
+            raise DamagedCheckpoint(f"{wrong[0]} does not have the checksum it was saved with")
+    except Exception as error:
+        raise ConfigError(f"checkpoint {checkpoint} cannot be read: {first_line(error)}") from error
+    return {"params": loaded[params], **loaded["collections"]}
+
+
+def waiting_for_none():
+    """Orbax's context in which each process reads on its own: one that cannot would keep all others waiting."""
+    from orbax.checkpoint import v1 as ocp
+
+    context, index = ocp.Context(), jax.process_index()
+    context.multiprocessing.primary_host = index
+    context.multiprocessing.active_processes = {index}
+    context.multiprocessing.barrier_sync_key_prefix = f"process_{index}"
+    return context
+
+
+def checksums(tree: Any) -> dict[str, int]:
+    """Path -> 32-bit checksum of every array, the same on any mesh."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    sums = jax.device_get(_checksum_leaves([leaf for _, leaf in leaves]))
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): int(value)
+        for (path, _), value in zip(leaves, sums, strict=True)
+    }
+
+
+@jax.jit
+def _checksum_leaves(leaves: list) -> list:
+    def one(x):
+        bits = x.astype(jnp.uint8) if x.dtype == bool else x
+        size = bits.dtype.itemsize
+        bits = jax.lax.bitcast_convert_type(bits, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[size]).astype(jnp.uint32)
+        index = jnp.zeros(bits.shape, jnp.uint32)
+        for axis, length in enumerate(bits.shape):
+            index = index * jnp.uint32(length) + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+        # Odd weights are invertible modulo 2**32, so that no change of a single element goes unseen; integer addition
+        # is associative, so that the sum does not depend on the mesh.
+        return jnp.sum(bits * (2 * index + 1), dtype=jnp.uint32)
+
+    return [one(leaf) for leaf in leaves]
+
+
+def first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:200]

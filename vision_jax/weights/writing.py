@@ -1,0 +1,47 @@
+"""What the writers of weights share: a file appears whole or not at all, and its values are little-endian."""
+
+import contextlib
+import math
+import os
+import pathlib
+import secrets
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from vision_jax.errors import ConfigError
+
+
+@contextlib.contextmanager
+def whole_file(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """A stream into a file beside `path` that takes its place when the block ends, and vanishes where the block fails.
+
+    Raises ConfigError where the file cannot be written.
+    """
+    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
+    try:
+        with open(part, "xb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise ConfigError(f"'{path}' cannot be written ({error.strerror or error})") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def dtype_and_shape(tensor: Any) -> tuple[np.dtype, tuple[int, ...]]:
+    """dtype, in this machine's byte order, and shape of anything that has both; its values are not asked for."""
+    return np.dtype(tensor.dtype).newbyteorder("="), tuple(int(side) for side in tensor.shape)
+
+
+def values_as_bytes(name: str, tensor: Any) -> np.ndarray:
+    """uint8: the values, row by row and little-endian. Raises ValueError where they are not what shape and dtype say."""
+    data = np.ascontiguousarray(tensor).reshape(-1)
+    data = data.astype(data.dtype.newbyteorder("<"), copy=False).view(np.uint8)
+    dtype, shape = dtype_and_shape(tensor)
+    if data.size != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"'{name}' has {data.size} bytes, but is said to be {dtype}{list(shape)}")
+    return data
