@@ -1,0 +1,113 @@
+"""Says whether a config fits the devices it is meant for and how long it takes there, without having them.
+
+    python -m vision_jax.plan --config=configs/mae_vith.py --topology=v5e:16x16
+    python -m vision_jax.plan --config=configs/vit_s16.py --topology=v6e:4x4*2 --search --trials=12
+    python -m vision_jax.plan --config=configs/vit_digits.py
+
+The very train step of the config is compiled for the topology: v4, v5e, v5p or v6e and the shape of a slice, `*N` for N
+slices, without any TPU (`pip install "vision_jax[tpu]"`). All times are then the compiler's estimate: its static count
+of each instruction's cycles at the chip's clock, and the exchanges between chips at the full bandwidth of their links as
+if nothing overlapped; input, host and waiting are not in it. With `--topology=cpu` or `gpu` (default: what is present) a
+few steps are run on made-up batches and timed. The data need not be there. `--config.KEY=VALUE` overrides as in
+vision_jax.main. Exit status 1: it does not fit.
+"""
+
+import argparse
+import json
+import os
+import sys
+
+from vision_jax.command_line import Parser, apply_overrides, load_config, report_errors
+from vision_jax.errors import ConfigError
+from vision_jax.training.topology import CHIPS, ENVIRONMENT, Topology, parse_topology, tpu_devices
+
+PRESENT = ("", "cpu", "gpu")
+CLIP_VOCABULARY = 49_408  # tokens of CLIP's byte-pair encoding
+
+
+def parse(argv: list[str]):
+    """(arguments, config) of a command line; raises ConfigError where something is wrong with them."""
+    parser = Parser(
+        "vision_jax.plan", description=__doc__, formatter_class=argparse.RawTextHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--config", required=True, help="FILE or FILE:ARG")
+    parser.add_argument("--topology", default="", help="such as v5e:16x16, v4:4x4x4*2, cpu or gpu (default: present)")
+    parser.add_argument("--search", action="store_true", help="try meshes, micro-batches and recomputation")
+    parser.add_argument("--trials", type=int, default=8, help="programs that --search compiles at most (default: 8)")
+    parser.add_argument("--examples", type=int, help="of the training data, where they cannot be counted")
+    parser.add_argument("--classes", type=int, help="of the training data, likewise")
+    parser.add_argument("--json", action="store_true", help="print one JSON object (with --search: one a line)")
+    args, overrides = parser.parse_known_args(argv)
+    config = load_config(args.config)
+    apply_overrides(overrides, config, ("--topology", "--search", "--trials", "--examples", "--classes", "--json"))
+    if args.trials < 1:
+        raise ConfigError(f"--trials must be at least 1, got {args.trials}")
+    return args, config
+
+
+def run(argv: list[str]) -> bool:
+    """Prints what the command line asks for; whether (with --search: anything) fits."""
+    args, config = parse(argv)
+    topology = None if args.topology in PRESENT else parse_topology(args.topology)
+    devices, chip = open_devices(args.topology, topology)
+    from vision_jax.data.outlines import outline_source
+    from vision_jax.training.measuring import measure_step
+    from vision_jax.training.plan_report import format_plan, format_search, to_dict
+    from vision_jax.training.planning import make_plan, search
+
+    source = outline_source(
+        config.data.train, tfds_dir=config.data.tfds_dir, examples=args.examples, classes=args.classes
+    )
+    settle(config, topology)
+    measure = None if topology else measure_step
+    if not args.search:
+        plan = make_plan(config, source, devices, chip, measure)
+        print(json.dumps(to_dict(plan)) if args.json else format_plan(args.config, plan))
+        return plan.fits
+    plans = []
+    for plan in search(config, source, devices, chip, args.trials, measure):
+        plans.append(plan)
+        if args.json:
+            print(json.dumps(to_dict(plan)), flush=True)
+        else:
+            print(f"\r{len(plans)} tried", end="", file=sys.stderr, flush=True)
+    if not args.json:
+        print(f"\n{args.config} on {len(devices)} x {devices[0].device_kind}\n{format_search(plans)}")
+    return any(plan.fits for plan in plans)
+
+
+def open_devices(name: str, topology: Topology | None):
+    """(devices, what each has or None where it is to be measured); sets what jax reads before it is first imported."""
+    if topology:
+        os.environ.update(ENVIRONMENT)
+        return tpu_devices(topology), CHIPS[topology.generation]
+    if name:
+        os.environ["JAX_PLATFORMS"] = {"cpu": "cpu", "gpu": "cuda"}[name]
+    import jax
+
+    try:
+        return jax.devices(), None
+    except RuntimeError as error:
+        raise ConfigError(f"--topology={name}: {str(error).splitlines()[0]}") from error
+
+
+def settle(config, topology: Topology | None) -> None:
+    """Changes what a plan must not depend on: files that only training reads, and the cache of compiled programs."""
+    config.log.compile_cache = ""
+    config.init_from = ""
+    if config.task == "contrastive" and config.data.tokenizer.startswith("clip"):
+        config.data.tokenizer = "bytes"  # any: the model has the vocabulary of CLIP's
+        if "vocab_size" not in config.model:
+            config.model.vocab_size = CLIP_VOCABULARY
+    across = config.mesh.across
+    if topology and topology.slices > 1 and across.data * across.fsdp * across.tensor == 1:
+        across.data = topology.slices
+
+
+@report_errors
+def main() -> None:
+    sys.exit(0 if run(sys.argv[1:]) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""What the devices of a compiled program exchange, and how long their links need for it at least."""
+
+import math
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from vision_jax.training.hlo import Instruction, Program, type_bytes
+
+KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
+
+
+class Collective(NamedTuple):
+    kind: str
+    bytes: int  # of the whole array that a group gathers, reduces or exchanges, on one device
+    group: int  # devices of a group
+    slices: int  # over which a group spreads
+    count: int  # times that it runs
+
+    @property
+    def received(self) -> float:
+        """Bytes that a device receives all in all, by the best algorithm: a ring's."""
+        rounds = {"all-reduce": 2.0, "collective-permute": self.group / (self.group - 1)}.get(self.kind, 1.0)
+        return self.count * self.bytes * rounds * (self.group - 1) / self.group
+
+    @property
+    def received_across(self) -> float:
+        """Those of them that come from other slices: parts that the devices of a slice share out among each other."""
+        if self.kind == "collective-permute":
+            return self.received if self.slices > 1 else 0.0
+        rounds = 2.0 if self.kind == "all-reduce" else 1.0
+        return self.count * rounds * self.bytes * (self.slices - 1) / self.group
+
+
+def collectives(program: Program, slice_of: list[int]) -> list[Collective]:
+    """What the devices exchange in a run of the program, equal exchanges counted together, the largest first.
+
+    `slice_of`: the slice of each device, in the order of the mesh. An exchange within one device is none.
+    """
+    found: dict[tuple, int] = {}
+    begins: dict[tuple, str] = {}
+    for computation, instruction, times in program.executed():
+        for fusion, inner in program.with_fused(computation, instruction):
+            if (exchange := _exchange(fusion, inner, slice_of)) is None:
+                continue
+            # A TPU runs an exchange beside other work as a chain of fusions, each of which holds it with its channel.
+            channel = re.search(r"channel_id=(\d+)", inner.attributes)
+            chain = (computation, inner.opcode, channel[1] if channel else inner.name)
+            if begins.setdefault(chain, instruction.name) == instruction.name and exchange[2] > 1:
+                found[exchange] = found.get(exchange, 0) + times
+    return sorted((Collective(*exchange, count) for exchange, count in found.items()), key=lambda c: -c.received)
+
+
+def _exchange(fusion: str, instruction: Instruction, slice_of: list[int]) -> tuple[str, int, int, int] | None:
+    """(kind, bytes, group, slices) of an instruction inside a fusion's computation; None where it is no exchange."""
+    kind = instruction.opcode.removesuffix("-start")
+    if kind == "recv" and (transfer := re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.attributes)):
+        slices = len(set(slice_of))  # between slices, devices of the same place exchange by way of their hosts
+        kind = transfer[1].lower().replace("_", "-")
+        kind = kind if kind in KINDS else "collective-permute"
+        payload = type_bytes(instruction.type) - type_bytes("u32[]")
+        return kind, payload * (slices if kind == "reduce-scatter" else 1), slices, slices
+    if kind not in KINDS:
+        return None
+    groups = replica_groups(instruction.attributes, len(slice_of))
+    group = max(map(len, groups))
+    slices = max(len({slice_of[device] for device in members}) for members in groups)
+    if fusion.startswith("all-reduce-scatter"):  # a TPU's reduce-scatter: an all-reduce, of which a slice is taken
+        return "reduce-scatter", type_bytes(instruction.type), group, slices
+    return kind, _payload(instruction, kind, group), group, slices
+
+
+def _payload(instruction: Instruction, kind: str, group: int) -> int:
+    size = type_bytes(instruction.type)
+    if instruction.opcode == "all-gather-start":
+        return size * group // (group + 1)  # its result is (operand, gathered)
+    if instruction.opcode == "collective-permute-start":
+        return type_bytes(re.sub(r"u32\[\]", "", instruction.type)) // 2  # (operand, result, two flags)
+    return size * group if kind == "reduce-scatter" else size
+
+
+def replica_groups(attributes: str, devices: int) -> list[list[int]]:
+    """The groups of devices of a collective in any of XLA's notations; where it names none, all are one group."""
+    if pairs := re.search(r"source_target_pairs=\{\{(.*?)\}\}", attributes):
+        return [_ints(pair) for pair in pairs[1].split("},{")]
+    if listed := re.search(r"replica_groups=\{\{(.*?)\}\}", attributes):
+        return [_ints(group) for group in listed[1].split("},{")]
+    if iota := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes):
+        return _iota(iota[2], iota[3]).reshape(_ints(iota[1])).tolist()
+    notation = r"replica_groups=mesh\[([^\]]*)\](?:,?\s*device_ids=\(?\[([\d,]+)\](?:T\(([\d,]+)\))?\)?)?\s*\{([^}]*)\}"
+    if mesh := re.search(notation, attributes):
+        names, sizes = zip(*re.findall(r"'([^']+)'=(\d+)", mesh[1]), strict=True)
+        sizes = list(map(int, sizes))
+        ids = _iota(mesh[2], mesh[3]) if mesh[2] else np.arange(math.prod(sizes))
+        inside = [names.index(name) for name in re.findall(r"'([^']+)'", mesh[4])]
+        outside = [axis for axis in range(len(names)) if axis not in inside]
+        size = math.prod(sizes[axis] for axis in inside)
+        return ids.reshape(sizes).transpose(*outside, *inside).reshape(-1, size).tolist()
+    if "replica_groups={}" in attributes or "replica_groups" not in attributes:
+        return [list(range(devices))]
+    raise ValueError(f"unknown notation of replica groups: {attributes[:200]}")
+
+
+def _iota(sizes: str, order: str | None) -> np.ndarray:
+    ids = np.arange(math.prod(_ints(sizes))).reshape(_ints(sizes))
+    return ids.transpose(_ints(order)) if order else ids
+
+
+def _ints(text: str) -> list[int]:
+    return [int(n) for n in text.split(",")]

@@ -1,0 +1,137 @@
+"""What a compiled train step needs: memory of a device, operations, traffic, exchanges and, by the compiler's estimate, time."""
+
+import math
+import re
+from typing import NamedTuple
+
+import jax
+
+from vision_jax.errors import ConfigError
+from vision_jax.training.collectives import Collective, collectives
+from vision_jax.training.flops import count_jaxpr
+from vision_jax.training.hlo import Program
+from vision_jax.training.setup import Setup, trace_step
+from vision_jax.training.topology import Chip
+from vision_jax.training.traffic import memory_traffic
+
+
+class Memory(NamedTuple):
+    """Bytes on one device while the step runs."""
+
+    parameters: int
+    moments: int
+    average: int
+    statistics: int
+    batch: int
+    activations: int  # and all else that lives only within the step: gradients, gathered parameters, scratch
+    program: int
+    padding: int  # that tiled layouts add to the above
+
+    @property
+    def total(self) -> int:
+        return sum(self)
+
+
+class Work(NamedTuple):
+    """What a step asks of one device."""
+
+    flops: float  # matrix products and convolutions, what is recomputed included
+    traffic: int  # bytes to and from main memory
+    collectives: tuple[Collective, ...]
+    cycles: int  # the compiler's estimate; 0 where it makes none
+
+
+class Times(NamedTuple):
+    """Seconds of a step. `roofline`: the FLOPs at the peak, or the traffic at the memory's bandwidth, whichever is longer;
+    `computing`: the compiler's cycles at the chip's clock.
+
+    The compiler's cycles are a static count of each instruction's own: neither waiting for other chips nor the host is
+    in them. `exchanging` is what the links need for the collectives at full bandwidth. `step` is their sum, as if
+    nothing of it overlapped.
+    """
+
+    roofline: float
+    computing: float
+    exchanging: float
+
+    @property
+    def step(self) -> float:
+        return self.computing + self.exchanging
+
+
+class DoesNotFit(Exception):
+    """The compiler refuses a program that needs more memory than a device has."""
+
+    def __init__(self, needed: int):
+        super().__init__(f"needs {needed / 2**30:.2f} GiB")
+        self.needed = needed  # bytes
+
+
+def compile_plan(setup: Setup) -> tuple[jax.stages.Compiled, Memory, Work]:
+    """Compiles the very step that training runs. Raises DoesNotFit, or ConfigError for another failure."""
+    with jax.set_mesh(setup.mesh):
+        traced = trace_step(setup)
+        lowered = traced.lower()
+    devices = setup.mesh.devices.flatten()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        raise _refusal(str(error), state_memory(setup).total) from error
+    program = Program(compiled.as_text())
+    slice_of = [getattr(device, "slice_index", 0) or 0 for device in devices]
+    work = Work(
+        count_jaxpr(traced.jaxpr.jaxpr) / len(devices),
+        memory_traffic(program),
+        tuple(collectives(program, slice_of)),
+        program.cycles(),
+    )
+    return compiled, _memory(setup, compiled.memory_analysis()), work
+
+
+def state_memory(setup: Setup) -> Memory:
+    """What the state and the batch alone take."""
+    state = setup.abstract_state
+    parts = (state.params, state.opt_state, state.ema, state.collections, setup.abstract_batch)
+    return Memory(*map(shard_bytes, parts), 0, 0, 0)
+
+
+def shard_bytes(tree) -> int:
+    """Bytes of one device's share of a tree of placed arrays or their shapes."""
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _memory(setup: Setup, analysis) -> Memory:
+    known = state_memory(setup)
+    outputs = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    padding = analysis.argument_size_in_bytes - known.total
+    return known._replace(
+        activations=analysis.temp_size_in_bytes + max(outputs, 0),
+        program=analysis.generated_code_size_in_bytes,
+        padding=max(padding, 0),
+    )
+
+
+def _refusal(message: str, arguments: int) -> Exception:
+    """What libtpu's "Used 40.46G of 15.75G hbm", or "HLO temporaries (1.47T)" beside the arguments, mean; G is 2**30."""
+    size = r"([\d.]+)([KMGT])"
+    if used := re.search(f"Used {size} of {size} hbm", message):
+        return DoesNotFit(_bytes(*used.groups()[:2]))
+    if temporaries := re.search(rf"HLO temporaries \({size}\) exceeds", message):
+        return DoesNotFit(_bytes(*temporaries.groups()) + arguments)
+    return ConfigError(f"the compiler refuses this step: {message.strip().splitlines()[0]}")
+
+
+def _bytes(number: str, unit: str) -> int:
+    return round(float(number) * 1024 ** ("KMGT".index(unit) + 1))
+
+
+def estimated_times(work: Work, chip: Chip, peak: float) -> Times:
+    """Seconds of a step of `work` on chips with a peak of `peak` FLOP/s each."""
+    roofline = max(work.flops / peak, work.traffic / chip.bandwidth)
+    return Times(roofline, work.cycles / chip.clock, sum(seconds(exchange, chip) for exchange in work.collectives))
+
+
+def seconds(exchange: Collective, chip: Chip) -> float:
+    """What an exchange takes where every link of a chip is busy all the time; a network of unknown speed takes none."""
+    across = exchange.received_across
+    return (exchange.received - across) / chip.links + (across / chip.network if chip.network else 0.0)

@@ -1,0 +1,128 @@
+"""The text of a compiled XLA program: its instructions, how often each runs, and how large their arrays are."""
+
+import itertools
+import math
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+_HEADER = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.-]+) = (.*)$")
+_ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](?:\{[\d,]*(?::([^{}]*))?\})?")
+_CALLED = re.compile(r"\b(?:calls|body|to_apply|true_computation|false_computation)=%?([\w.-]+)")
+_BITS = {"pred": 8, "token": 0, "opaque": 0}
+
+
+class Instruction(NamedTuple):
+    name: str
+    opcode: str
+    type: str  # as it stands in the text, e.g. "(f32[8,128]{1,0}, u32[])"
+    operands: tuple[str, ...]
+    attributes: str  # the rest of the line
+    is_root: bool
+
+    def called(self) -> list[str]:
+        """The computations that it runs."""
+        return _CALLED.findall(self.attributes)
+
+
+class Program:
+    """A module's computations by name, each with its instructions by name; `entry` is where it starts."""
+
+    def __init__(self, text: str):
+        self.computations: dict[str, dict[str, Instruction]] = {}
+        self.entry = ""
+        for line in text.splitlines():
+            if header := _HEADER.match(line):
+                current = self.computations.setdefault(header[2], {})
+                self.entry = header[2] if header[1] else self.entry
+            elif match := _INSTRUCTION.match(line):
+                current[match[2]] = _instruction(match[2], match[3], bool(match[1]))
+
+    def executed(self) -> Iterator[tuple[str, Instruction, int]]:
+        """(computation, instruction, how often it runs): bodies of loops as often as they repeat, all else once.
+
+        A fusion is one instruction; see `with_fused`.
+        """
+        return self._executed(self.entry, 1)
+
+    def _executed(self, name: str, times: int) -> Iterator[tuple[str, Instruction, int]]:
+        for instruction in self.computations[name].values():
+            yield name, instruction, times
+            if instruction.opcode == "while":
+                (body,) = instruction.called()
+                yield from self._executed(body, times * self.trip_count(instruction))
+            elif instruction.opcode == "conditional":
+                yield from self._executed(self._dearest_branch(instruction), times)
+            elif instruction.opcode in ("call", "async-start"):
+                for called in instruction.called():
+                    yield from self._executed(called, times)
+
+    def with_fused(self, computation: str, instruction: Instruction) -> Iterator[tuple[str, Instruction]]:
+        """(computation, instruction) of an instruction and of all that it fuses."""
+        yield computation, instruction
+        if instruction.opcode == "fusion":
+            for called in instruction.called():
+                for inner in self.computations[called].values():
+                    yield from self.with_fused(called, inner)
+
+    def _dearest_branch(self, instruction: Instruction) -> str:
+        listed = re.search(r"branch_computations=\{([^}]*)\}", instruction.attributes)
+        names = re.findall(r"%?([\w.-]+)", listed[1]) if listed else instruction.called()
+        return max(names, key=lambda name: sum(estimated_cycles(i) * n for _, i, n in self._executed(name, 1)))
+
+    def trip_count(self, loop: Instruction) -> int:
+        """How often a `while` repeats: what XLA says, or else the bound that its counter, which starts at 0, stays below.
+
+        A loop that ends otherwise, as drawing until a number is accepted does, counts as running once.
+        """
+        if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
+            return int(known[1])
+        condition = self.computations[re.search(r"condition=%?([\w.-]+)", loop.attributes)[1]]
+        root = next(i for i in condition.values() if i.is_root)
+        if root.opcode == "compare" and "direction=LT" in root.attributes:
+            bound = condition[root.operands[1]]
+            if bound.opcode == "constant":
+                return int(bound.operands[0])
+        return 1
+
+    def cycles(self) -> int:
+        """The compiler's estimate for a TPU's core, waiting for other chips left out; 0 for other devices."""
+        return sum(times * estimated_cycles(instruction) for _, instruction, times in self.executed())
+
+
+def estimated_cycles(instruction: Instruction) -> int:
+    found = re.search(r'"estimated_cycles":"(\d+)"', instruction.attributes)
+    return int(found[1]) if found else 0
+
+
+def type_bytes(text: str) -> int:
+    """Bytes of all arrays of a type, without the padding of its layout."""
+    return sum(_bytes(dtype, shape) for dtype, shape, _ in _ARRAY.findall(text))
+
+
+def main_memory_bytes(text: str) -> int:
+    """Bytes of those arrays of a type that lie in main memory, and not in a memory space S(n) of a core."""
+    return sum(_bytes(dtype, shape) for dtype, shape, layout in _ARRAY.findall(text) if "S(" not in layout)
+
+
+def _bytes(dtype: str, shape: str) -> int:
+    digits = re.search(r"\d+", dtype)
+    bits = _BITS.get(dtype, int(digits[0]) if digits else 8)
+    return math.prod(int(n) for n in shape.split(",") if n) * bits // 8
+
+
+def _instruction(name: str, rest: str, is_root: bool) -> Instruction:
+    """Of what stands behind the equals sign: TYPE OPCODE(OPERANDS), ATTRIBUTES."""
+    end = _closing(rest) + 1 if rest.startswith("(") else rest.index(" ")
+    type, rest = rest[:end], rest[end:].lstrip()
+    opcode, _, rest = rest.partition("(")
+    end = _closing(f"({rest}") - 1
+    operands = re.findall(r"%?([\w.-]+)(?=,|$)", re.sub(r"/\*.*?\*/", "", rest[:end]))
+    return Instruction(name, opcode, type, tuple(operands), rest[end + 1 :], is_root)
+
+
+def _closing(text: str) -> int:
+    """Where the parenthesis that `text` starts with is closed."""
+    depths = itertools.accumulate({"(": 1, ")": -1}.get(character, 0) for character in text)
+    return next(i for i, depth in enumerate(depths) if depth == 0)

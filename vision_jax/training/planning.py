@@ -1,0 +1,162 @@
+"""Whether a config fits the devices it is meant for, and how long its step and its whole recipe take there."""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+
+from vision_jax.config import from_dict, to_dict
+from vision_jax.errors import ConfigError
+from vision_jax.training.compiled import DoesNotFit, Memory, Times, Work, compile_plan, estimated_times, state_memory
+from vision_jax.training.partitioning import make_mesh
+from vision_jax.training.setup import Setup, prepare
+from vision_jax.training.throughput import peak_flops
+from vision_jax.training.topology import Chip
+
+# From what is fastest to what needs least memory: (remat, micro-batches).
+FRUGALITY = (("none", 1), ("dots", 1), ("full", 1), ("none", 2), ("full", 2), ("none", 4), ("full", 4), ("full", 8))
+TENSOR_WAYS = (1, 2, 4, 8)
+
+
+class Plan(NamedTuple):
+    """What a config needs on `devices` devices. `memory` and `needed` are of one device, in bytes."""
+
+    settings: dict
+    device_kind: str
+    devices: int
+    mesh: dict[str, int]
+    memory: Memory  # without what lives within the step where the compiler refused it
+    needed: int
+    capacity: int
+    model_flops: int  # of a step on all devices, nothing recomputed
+    steps: int
+    work: Work | None = None  # of one device; None where it does not fit
+    times: Times | None = None  # the compiler's estimate
+    measured: float | None = None  # seconds of a step that was run
+    peak: float | None = None  # FLOP/s of all devices
+    chip: Chip | None = None  # what each device has, where time is estimated
+
+    @property
+    def fits(self) -> bool:
+        return self.work is not None and self.needed <= self.capacity
+
+    @property
+    def state_fits(self) -> bool:
+        return self.work is not None or self.memory.total <= self.capacity
+
+    @property
+    def seconds(self) -> float | None:
+        """Of a step."""
+        return self.times.step if self.times else self.measured
+
+    @property
+    def mfu(self) -> float | None:
+        return self.model_flops / (self.peak * self.seconds) if self.peak and self.seconds else None
+
+    @property
+    def hours(self) -> float | None:
+        """Of the whole recipe's steps; evaluation, checkpoints and waiting for data are not in it."""
+        return self.seconds and self.steps * self.seconds / 3600
+
+
+def make_plan(config, source, devices, chip: Chip | None = None, measure: Callable | None = None) -> Plan:
+    """Compiles `config`'s train step for `devices`, of which nothing is run unless `measure` does.
+
+    `source`: its training data, or an outline of it. `chip`: what each device has, where time is to be estimated.
+    `measure(setup, compiled)`: the seconds of a step. Raises ConfigError for a config that cannot run anywhere.
+    """
+    setup = prepare(config, devices=devices, source=source)
+    known = state_memory(setup)
+    plan = Plan(
+        _settings(setup),
+        devices[0].device_kind,
+        len(devices),
+        dict(setup.mesh.shape),
+        known,
+        known.total,
+        chip.memory if chip else device_memory(devices),
+        setup.flops,
+        setup.derived["steps"]["duration"],
+        peak=peak_flops(devices, config.log.peak_tflops),
+        chip=chip,
+    )
+    if plan.needed > plan.capacity:
+        return plan  # the state alone is too large
+    try:
+        compiled, memory, work = compile_plan(setup)
+    except DoesNotFit as error:
+        return plan._replace(needed=max(error.needed, known.total))
+    plan = plan._replace(memory=memory, needed=memory.total, work=work)
+    if chip:
+        return plan._replace(times=estimated_times(work, chip, plan.peak / len(devices)))
+    return plan._replace(measured=measure(setup, compiled)) if measure and plan.fits else plan
+
+
+def device_memory(devices) -> int:
+    """Bytes of memory that each of the devices present has; CPU devices share the machine's."""
+    if devices[0].platform == "cpu":
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(devices)
+    return devices[0].memory_stats()["bytes_limit"]
+
+
+def search(config, source, devices, chip: Chip | None, trials: int, measure: Callable | None = None) -> Iterator[Plan]:
+    """Plans of other meshes, micro-batches and recomputation for the same batch, as they are made.
+
+    A mesh is tried with more and more frugal settings until one fits: what recomputes more or computes in smaller parts
+    is slower. At most `trials` programs are compiled; a state that is too large costs none. Raises ConfigError where
+    nothing can be tried at all.
+    """
+    left, error, found = trials, None, False
+    for mesh in meshes(config, devices):
+        for remat, accumulate in FRUGALITY:
+            if left <= 0:
+                return
+            changed = from_dict(to_dict(config))
+            changed.mesh = mesh
+            changed.model.remat = remat
+            changed.optimizer.accumulate = accumulate
+            try:
+                plan = make_plan(changed, source, devices, chip, measure)
+            except ConfigError as refusal:  # such as a batch that does not divide
+                error = error or refusal
+                continue
+            found = True
+            yield plan
+            if not plan.state_fits:
+                break  # nor does it with other settings
+            left -= 1
+            if plan.fits:
+                break
+    if error and not found:
+        raise error
+
+
+def meshes(config, devices) -> list[dict[str, int]]:
+    """Ways to divide the devices, the config's own first, then with more and more parameters divided."""
+    count, slices = len(devices), count_slices(devices)
+    found = [dict(make_mesh(config, devices).shape)]
+    for tensor in TENSOR_WAYS:
+        for fsdp in dict.fromkeys((1, max(count // slices // tensor, 1), 8, 16, 32, 64)):
+            data, rest = divmod(count, tensor * fsdp)
+            mesh = {"data": data, "fsdp": fsdp, "tensor": tensor}
+            if rest == 0 and data and data % slices == 0 and mesh not in found:
+                found.append(mesh)
+    return found
+
+
+def count_slices(devices) -> int:
+    return len({getattr(device, "slice_index", 0) for device in devices})
+
+
+def _settings(setup: Setup) -> dict:
+    config = setup.config
+    return {
+        "model": config.model.name,
+        "batch_size": config.batch_size,
+        "micro_batches": config.optimizer.accumulate,
+        "remat": config.model.get("remat", "none"),
+        "scan": config.model.get("scan", False),
+        "compute": config.precision.compute,
+        "jax": jax.__version__,
+    }
