@@ -23,8 +23,10 @@ ARGUMENTS = {
     "clip_vitb32": ["cc12m", "laion"],
 }
 SPECS = [f"{path}:{arg}".removesuffix(":") for path in CONFIGS for arg in ARGUMENTS.get(path.stem, [""])]
-# Stepped by the slow lane alone: further arguments, and files that change another config's in a few places.
+# Stepped by the slow lane alone: further arguments, the same recipes on CIFAR-10 as on digits, the large hybrid, and files
+# that change another config's in a few places.
 SLOW = {f"{path}:{arg}" for path in CONFIGS for arg in ARGUMENTS.get(path.stem, [""])[1:]}
+SLOW |= {spec for spec in SPECS if "cifar10" in spec or "r50_b16" in spec}
 SLOW |= {spec for spec in SPECS if "with_name(" in pathlib.Path(spec.partition(":")[0]).read_text()}
 SHRUNKEN = {"width": 32, "depth": 1, "num_heads": 2, "mlp_dim": 48}
 TEXT = {"embed_dim": 16, "text_width": 32, "text_depth": 1, "text_num_heads": 2}

@@ -120,6 +120,7 @@ def test_no_template_and_no_context_of_the_prompts_is_in_a_caption(prompts):
     assert not any(context in caption for context in prompts.CONTEXTS.values() for caption in captions)
 
 
+@pytest.mark.slow
 def test_prompts_writes_its_data_and_its_tables(prompts, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(prompts, "TEMPLATES", prompts.TEMPLATES[:1])
     command = [f"--workdir={tmp_path}", "--seeds=1", "--config.duration=2 steps", "--config.schedule.warmup=1 steps"]

@@ -152,6 +152,7 @@ def test_kill_at_random_moments_changes_nothing(straight, tmp_path, kills):
     assert_same_run(straight, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_kill_changes_nothing_of_pre_training_either(tmp_path):
     """Which patches are hidden belongs to the step, and so do the pictures."""
     straight, killed = tmp_path / "straight", tmp_path / "killed"
