@@ -20,7 +20,9 @@ from vision_jax.models.inference import variable_shapes
 REPO = pathlib.Path(__file__).parents[1]
 NAMES = ("ape", "bee", "cat", "dog", "elk")
 VIT = dict(num_classes=5, patch_size=8, width=24, depth=1, num_heads=3, mlp_dim=32, act="gelu")
-TOWER = dict(patch_size=8, width=16, depth=1, num_heads=2, mlp_dim=20, pre_norm=True, patch_bias=False, act="quick_gelu")
+TOWER = dict(
+    patch_size=8, width=16, depth=1, num_heads=2, mlp_dim=20, pre_norm=True, patch_bias=False, act="quick_gelu"
+)
 TEXT = dict(embed_dim=12, text_width=16, text_depth=1, text_num_heads=2, vocab_size=259, context_length=40)
 TRANSFORM = vj.Preprocessing((16, 24), (0.4, 0.5, 0.6), (0.2, 0.3, 0.4), "bilinear", "squash", 1.0)
 
