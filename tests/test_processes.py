@@ -34,6 +34,7 @@ MAE = ["--config=configs/mae_digits.py", *COMMON, "--config.model.width=32", "--
 MAE += ["--config.model.mlp_dim=64", "--config.model.decoder_depth=1", "--config.data.image_size=16"]
 MAE += ["--config.evals.reconstruction.every=6 steps", "--config.evals.reconstruction.examples=30"]
 MAE += ["--config.evals.knn.every=12 steps", "--config.evals.linear_probe.every=12 steps"]
+MAE += ["--config.evals.linear_probe.l2=(1.0, 0.1)"]  # these converge in a few of the iterations, each a collective
 SWIN = ["--config=configs/swin_digits.py", *COMMON, "--config.model.width=24", "--config.model.depths=(1, 2)"]
 SWIN += ["--config.model.drop_path_rate=0.1", "--config.evals.classification.every=4 steps"]
 CLIP = ["--config=configs/clip_digits.py", *COMMON, "--config.model.image.width=48", "--config.model.image.depth=2"]
