@@ -22,7 +22,6 @@ from vision_jax.errors import ConfigError
 from vision_jax.training.topology import CHIPS, ENVIRONMENT, Topology, parse_topology, tpu_devices
 
 PRESENT = ("", "cpu", "gpu")
-CLIP_VOCABULARY = 49_408  # tokens of CLIP's byte-pair encoding
 
 
 def parse(argv: list[str]):
@@ -93,12 +92,14 @@ def open_devices(name: str, topology: Topology | None):
 
 def settle(config, topology: Topology | None) -> None:
     """Changes what a plan must not depend on: files that only training reads, and the cache of compiled programs."""
+    from vision_jax.models.registry import model_fields
+
     config.log.compile_cache = ""
     config.init_from = ""
     if config.task == "contrastive" and config.data.tokenizer.startswith("clip"):
         config.data.tokenizer = "bytes"  # any: the model has the vocabulary of CLIP's
         if "vocab_size" not in config.model:
-            config.model.vocab_size = CLIP_VOCABULARY
+            config.model.vocab_size = model_fields(config.model.name)["vocab_size"]
     across = config.mesh.across
     if topology and topology.slices > 1 and across.data * across.fsdp * across.tensor == 1:
         across.data = topology.slices

@@ -47,13 +47,13 @@ def label_probabilities(model, variables: dict, prompts: Sequence[Sequence[str]]
         raise ConfigError(
             f"--tokenizer={tokenizer} has {tokenize.vocab_size} tokens, the model's vocabulary {model.vocab_size}"
         )
-    embed = jax.jit(lambda variables, tokens: model.apply(variables, tokens, False, True, method=CLIP.encode_text))
+    embed = jax.jit(lambda variables, tokens: model.apply(variables, tokens, normalize=True, method=CLIP.encode_text))
     texts = [embed(variables, tokenize(each)) for each in prompts]  # as many a label, so that one shape compiles
-    labels = ensembled(np.concatenate(texts), len(prompts))
+    labels, embed_pictures = ensembled(np.concatenate(texts), len(prompts)), features(model)
 
     def probabilities(variables, images):
-        pictures = model.apply(variables, images, False, True, method=CLIP.encode_image)
-        return jax.nn.softmax(jax.numpy.exp(variables["params"]["logit_scale"]) * pictures @ labels.T)
+        scale = jax.numpy.exp(variables["params"]["logit_scale"])
+        return jax.nn.softmax(scale * embed_pictures(variables, images) @ labels.T)
 
     return probabilities
 
@@ -64,7 +64,7 @@ def features(model) -> Callable:
     from vision_jax.models.inference import encode
 
     if isinstance(model, CLIP):
-        return lambda variables, images: model.apply(variables, images, False, True, method=CLIP.encode_image)
+        return lambda variables, images: model.apply(variables, images, normalize=True, method=CLIP.encode_image)
     return lambda variables, images: encode(model, variables, images)
 
 
@@ -120,12 +120,11 @@ def classes_of(labels: str) -> tuple:
     return tuple(map(ClassName, names))
 
 
-def class_names(source, model, labels: str) -> list[str]:
+def class_names(source, model, labels: Sequence[str]) -> Sequence[str]:
     """Of a classifier's outputs: what the user or the source calls them, or their numbers."""
-    names = [each.name for each in classes_of(labels)] if labels else source.class_names
-    if labels and len(names) != model.num_classes:
-        raise ConfigError(f"--labels names {len(names)} classes, the model has {model.num_classes}")
-    return list(names) or [f"class {i}" for i in range(model.num_classes)]
+    if labels and len(labels) != model.num_classes:
+        raise ConfigError(f"--labels names {len(labels)} classes, the model has {model.num_classes}")
+    return labels or source.class_names or [f"class {i}" for i in range(model.num_classes)]
 
 
 def predict(args: argparse.Namespace) -> None:
@@ -135,7 +134,12 @@ def predict(args: argparse.Namespace) -> None:
     from vision_jax.weights.preprocessing import preprocessing_of
     from vision_jax.weights.pretrained import open_pretrained
 
+    # What the user may have got wrong is looked at before the model is loaded and run.
     pictures, arguments = Pictures(args.images), source_arguments(args)
+    classes, templates = classes_of(args.labels) if args.labels else (), open_templates(args.templates, "--templates")
+    names, out = [each.name for each in classes], pathlib.Path(args.features).expanduser()
+    if args.features and not out.parent.is_dir():
+        raise ConfigError(f"--features: cannot write {out}: there is no folder {out.parent}")
     source, model, variables = open_pretrained(args.model, **arguments)
     transform = preprocessing_of(source, arguments["image_size"])
 
@@ -143,17 +147,16 @@ def predict(args: argparse.Namespace) -> None:
         return every_picture(function, variables, pictures, transform, args.batch_size)
 
     if args.features:
-        write_features(pathlib.Path(args.features).expanduser(), list(rows(features(model))))
+        write_features(out, list(rows(features(model))))
     elif not isinstance(model, CLIP):
         probabilities = class_probabilities(model)
-        show(rows(probabilities), class_names(source, model, args.labels), args.top, args.json)
-    elif not args.labels:
+        show(rows(probabilities), class_names(source, model, names), args.top, args.json)
+    elif not classes:
         raise ConfigError('a CLIP chooses among --labels="cat,dog"; --features=FILE.npz writes its embeddings')
     else:
-        classes = classes_of(args.labels)
-        prompts = class_prompts(open_templates(args.templates, "--templates"), classes)
+        prompts = class_prompts(templates, classes)
         probabilities = label_probabilities(model, variables, prompts, args.tokenizer or source.tokenizer)
-        show(rows(probabilities), [each.name for each in classes], args.top, args.json)
+        show(rows(probabilities), names, args.top, args.json)
 
 
 def show(rows: Iterator[tuple], names: Sequence[str], top: int, as_json: bool) -> None:

@@ -31,7 +31,7 @@ def visualize(
     if config.task != "masked_autoencoding":
         raise ConfigError(f"{workdir} holds a run of the task {config.task}; pictures are of masked_autoencoding")
     variables = load_variables(locate(workdir, checkpoint))
-    source = open_source(config.data.eval, tfds_dir=config.data.tfds_dir) if not names else Pictures(names, "--images")
+    source = Pictures(names, "--images") if names else open_source(config.data.eval, tfds_dir=config.data.tfds_dir)
     task = make_task(config, source)
     images = readable_images(source, eval_transform(config.data), count)
     noise = fixed_noise(task.model, images, seed)

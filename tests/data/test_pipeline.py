@@ -118,7 +118,7 @@ def test_the_same_example_is_augmented_anew_each_epoch(folder, encode):
 def test_repeated_augmentation(folder, config):
     config.data.train = f"folder:{folder}"
     config.data.augment = {**AUGMENT, "repeats": 3}
-    assert pipeline.num_train_examples(config) == 11
+    assert len(open_source(config.data.train)) == 11
     batches = _train(config, 11)  # 132 positions: 44 images three times each, 4 passes over the folder
     ids = np.concatenate([batch["id"] for batch in batches])
     np.testing.assert_array_equal(ids[::3], ids[1::3])
@@ -130,7 +130,7 @@ def test_repeated_augmentation(folder, config):
 
 def test_mix_keeps_its_proportions_and_each_sources_epochs(folder, config):
     config.data.train = ((f"folder:{folder}", 1), (f"folder:{folder}", 3))
-    assert pipeline.num_train_examples(config) == 22
+    assert len(open_source(config.data.train)) == 22
     ids = _ids(config, 176)
     first, second = ids[ids < 11], ids[ids >= 11]
     assert (len(first), len(second)) == (44, 132)

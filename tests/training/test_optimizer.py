@@ -7,8 +7,8 @@ import pytest
 
 from vision_jax.config import base_config
 from vision_jax.errors import ConfigError
+from vision_jax.models.stacking import path_name
 from vision_jax.training.optimizer import ema_update, make_optimizer
-from vision_jax.training.partitioning import path_name
 from vision_jax.training.schedules import make_schedule
 
 STEPS = 20

@@ -7,6 +7,7 @@ from vision_jax.errors import ConfigError
 from vision_jax.weights.readers import open_tensors
 from vision_jax.weights.safetensors import write_safetensors
 from vision_jax.weights.tensors import DTYPES
+from vision_jax.weights.torch_writer import write_torch
 
 
 def arrays() -> dict[str, np.ndarray]:
@@ -68,7 +69,8 @@ def test_torch_reads_and_writes_the_same(tmp_path):
         assert value.dtype == values[name].dtype and torch.equal(value, values[name])
 
 
-def test_one_tensor_at_a_time_is_in_memory(tmp_path):
+@pytest.mark.parametrize("write", [write_safetensors, write_torch])
+def test_one_tensor_at_a_time_is_in_memory(tmp_path, write):
     """Whatever has a shape and a dtype is asked for its values only when they are written, and not kept."""
     alive, most = 0, 0
 
@@ -85,7 +87,7 @@ def test_one_tensor_at_a_time_is_in_memory(tmp_path):
             alive, most = alive + 1, max(most, alive + 1)
             return np.ones(self.shape, np.float32).view(Counted)
 
-    write_safetensors(tmp_path / "x", {str(number): Lazy() for number in range(5)})
+    write(tmp_path / "x", {str(number): Lazy() for number in range(5)})
     assert len(open_tensors(tmp_path / "x")) == 5 and (alive, most) in {(0, 1), (0, 2)}
 
 

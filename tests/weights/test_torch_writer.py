@@ -130,26 +130,6 @@ def test_members_are_whole_and_aligned(tmp_path, monkeypatch, limit):
     assert (tmp_path / "again").read_bytes() == data
 
 
-def test_one_tensor_at_a_time_is_in_memory(tmp_path):
-    alive, most = 0, 0
-
-    class Counted(np.ndarray):
-        def __del__(self):
-            nonlocal alive
-            alive -= 1
-
-    class Lazy:
-        shape, dtype = (2, 3), np.dtype(np.float32)
-
-        def __array__(self, dtype=None, copy=None):
-            nonlocal alive, most
-            alive, most = alive + 1, max(most, alive + 1)
-            return np.ones(self.shape, np.float32).view(Counted)
-
-    write_torch(tmp_path / "x", {str(number): Lazy() for number in range(5)})
-    assert len(open_tensors(tmp_path / "x")) == 5 and (alive, most) in {(0, 1), (0, 2)}
-
-
 @pytest.mark.parametrize("dtype", ["uint16", "uint32", "float8_e4m3fn", "datetime64[s]", "object", "U3", "i4,f4"])
 def test_dtypes_that_torch_has_no_storage_for(tmp_path, dtype):
     array = np.zeros(2, DTYPES.get(dtype, dtype))

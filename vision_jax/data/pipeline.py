@@ -130,11 +130,6 @@ def _batches(examples, config, batch_size: int, rows: Sequence[int] | None, imag
     return Batches(examples.batch(batch_size)[start:], config.data, batch_size * _image_bytes(image_size))
 
 
-def num_train_examples(config) -> int:
-    """Examples in an epoch: the length of the training source, of a mix the sum; repeats do not count."""
-    return len(open_source(config.data.train, tfds_dir=config.data.tfds_dir))
-
-
 def _training_order(source: Source, seed: int):
     """An endless grain.MapDataset of example ids; every source of a mix is shuffled and repeated on its own."""
     import grain

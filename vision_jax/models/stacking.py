@@ -1,4 +1,4 @@
-"""Parameter trees between the layouts of unrolled and of scanned layers, for trees of modules nested to any depth."""
+"""Parameter trees: the names of their leaves, and the layouts of unrolled and of scanned layers, nested to any depth."""
 
 import re
 from collections.abc import Mapping
@@ -10,6 +10,11 @@ import numpy as np
 from vision_jax.errors import ConfigError
 
 _BLOCK = re.compile(r"blocks_\d+")
+
+
+def path_name(path) -> str:
+    """A key path of jax.tree_util as 'a/b/c'; tuple positions and attribute names count as names."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def stack_blocks(params: Mapping) -> dict:

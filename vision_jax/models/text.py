@@ -77,6 +77,6 @@ class TextTransformer(nn.Module):
 
     def encode(self, tokens, train: bool = False):
         """The normalised last layer at every token, [B, L, width]."""
-        x = self.embed(tokens)
-        mask = jnp.tril(jnp.ones(2 * x.shape[1:2], bool)) if self.causal else None
+        x, length = self.embed(tokens), tokens.shape[1]
+        mask = jnp.tril(jnp.ones((length, length), bool)) if self.causal else None
         return self.norm(self.transformer(x, mask, train))

@@ -15,8 +15,8 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from vision_jax.errors import ConfigError
+from vision_jax.models.stacking import path_name
 from vision_jax.training.distributed import any_process, from_first, wait_for_all
-from vision_jax.training.partitioning import path_name
 from vision_jax.weights.work_folder import DamagedCheckpoint, checksums, first_line, waiting_for_none
 
 log = logging.getLogger(__name__)

@@ -13,13 +13,14 @@ from vision_jax.data.feed import device_batches, local_rows
 from vision_jax.data.pipeline import train_batches
 from vision_jax.errors import ConfigError
 from vision_jax.evaluation import make_evaluators, measure
+from vision_jax.models.stacking import path_name
 from vision_jax.tasks import make_task
 from vision_jax.training.checkpoints import Checkpoints, check_structure
 from vision_jax.training.distributed import check_shared, fetch, from_first, is_writer, place, reached_stop
 from vision_jax.training.group_table import format_groups
 from vision_jax.training.initialization import init_from, open_init_source
 from vision_jax.training.param_groups import param_groups
-from vision_jax.training.partitioning import make_mesh, path_name, replicated
+from vision_jax.training.partitioning import make_mesh, replicated
 from vision_jax.training.profiling import Profiler
 from vision_jax.training.reporting import Reporter, is_picture, write_atomically
 from vision_jax.training.setup import Setup, compile_step, configure_jax, init_variables, prepare

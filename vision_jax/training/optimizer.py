@@ -8,8 +8,8 @@ import numpy as np
 import optax
 
 from vision_jax.errors import ConfigError
+from vision_jax.models.stacking import path_name
 from vision_jax.training.param_groups import ParamGroup, param_groups
-from vision_jax.training.partitioning import path_name
 from vision_jax.training.schedules import peak_lr
 
 _UNIT_INTERVAL = ("b1", "b2", "momentum", "ema")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 
 from vision_jax.errors import ConfigError
-from vision_jax.training.partitioning import path_name
+from vision_jax.models.stacking import path_name
 
 # tower/stages_2/blocks_5/..., and tower/blocks/... for a stack of scanned layers
 _BLOCK = re.compile(r"(?P<tower>(?:[^/]+/)*?)(?:stages_(?P<stage>\d+)/)?blocks(?:_(?P<block>\d+))?/.*")

@@ -15,6 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vision_jax.config import nearest
 from vision_jax.errors import ConfigError
+from vision_jax.models.stacking import path_name
 from vision_jax.ops.sharding import BATCH_AXES
 
 AXES = ("data", "fsdp", "tensor")
@@ -75,11 +76,6 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
-
-
-def path_name(path) -> str:
-    """A key path of jax.tree_util as 'a/b/c'; tuple positions and attribute names count as names."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def param_spec(name: str, shape: tuple, mesh_shape: dict, rules=(), fsdp_min_size: int = 0) -> PartitionSpec:

@@ -85,13 +85,13 @@ def _load(source: Source, image_size: int | Pair | None, fields: dict) -> tuple[
         raise ConfigError(f"'{source.path}': {error}") from error
     params = jax.tree.map(jnp.asarray, fitted.params) | _initialised(model, to_size, fitted.new)
     others = {name: tree for name, tree in variables.items() if name in shapes}
-    tell(source, "resized", fitted.resized, logging.INFO)
-    tell(source, "newly initialised", [*fitted.renewed, *fitted.new])
-    tell(source, "not used", [*fitted.unused, *report.unexpected])
+    _tell(source, "resized", fitted.resized, logging.INFO)
+    _tell(source, "newly initialised", [*fitted.renewed, *fitted.new])
+    _tell(source, "not used", [*fitted.unused, *report.unexpected])
     return model, {"params": unflatten_dict(params, sep="/"), **others}
 
 
-def tell(source: Source, what: str, names: list[str], level: int = logging.WARNING) -> None:
+def _tell(source: Source, what: str, names: list[str], level: int = logging.WARNING) -> None:
     if names:
         some = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
         log.log(level, "'%s': %d %s: %s", source.path, len(names), what, some)

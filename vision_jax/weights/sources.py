@@ -32,8 +32,11 @@ _VOCABULARIES = (("vocab.json", "merges.txt"), ("tokenizer.json",))
 _CONFIGS = ("config.json", "open_clip_config.json")
 _BESIDE = (*_CONFIGS, _PROCESSOR, *(name for names in _VOCABULARIES for name in names))
 # How each project resamples a table of absolute positions; see ops.resampling.resize_grid.
-_RESAMPLING = {"transformers": "bicubic", "timm": "bicubic_antialias", "google": "bilinear", "mae": "bicubic"}
-_RESAMPLING |= {"microsoft": "bicubic", "openai": "bicubic_antialias", "open_clip": "bicubic_antialias"}
+_RESAMPLING = {
+    "google": "bilinear",
+    **dict.fromkeys(("transformers", "mae", "microsoft"), "bicubic"),
+    **dict.fromkeys(("timm", "openai", "open_clip"), "bicubic_antialias"),
+}
 _OF_TRANSFORMERS = {
     "vit": vit.describe_transformers,
     "vit_mae": mae.describe_transformers,

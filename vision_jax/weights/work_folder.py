@@ -10,6 +10,7 @@ import numpy as np
 
 from vision_jax.config import Section, from_dict
 from vision_jax.errors import ConfigError
+from vision_jax.models.stacking import path_name
 
 
 class DamagedCheckpoint(Exception):
@@ -122,10 +123,7 @@ def checksums(tree: Any) -> dict[str, int]:
     """Path -> 32-bit checksum of every array, the same on any mesh."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     sums = jax.device_get(_checksum_leaves([leaf for _, leaf in leaves]))
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): int(value)
-        for (path, _), value in zip(leaves, sums, strict=True)
-    }
+    return {path_name(path): int(value) for (path, _), value in zip(leaves, sums, strict=True)}
 
 
 @jax.jit
