@@ -8,8 +8,8 @@ import jax
 
 from vision_jax.errors import ConfigError
 from vision_jax.training.collectives import Collective, collectives
-from vision_jax.training.flops import count_jaxpr
 from vision_jax.training.hlo import Program
+from vision_jax.training.products import product_flops
 from vision_jax.training.setup import Setup, trace_step
 from vision_jax.training.topology import Chip
 from vision_jax.training.traffic import memory_traffic
@@ -35,7 +35,7 @@ class Memory(NamedTuple):
 class Work(NamedTuple):
     """What a step asks of one device."""
 
-    flops: float  # matrix products and convolutions, what is recomputed included
+    flops: int  # matrix products and convolutions, what is recomputed included
     traffic: int  # bytes to and from main memory
     collectives: tuple[Collective, ...]
     cycles: int  # the compiler's estimate; 0 where it makes none
@@ -70,8 +70,7 @@ class DoesNotFit(Exception):
 def compile_plan(setup: Setup) -> tuple[jax.stages.Compiled, Memory, Work]:
     """Compiles the very step that training runs. Raises DoesNotFit, or ConfigError for another failure."""
     with jax.set_mesh(setup.mesh):
-        traced = trace_step(setup)
-        lowered = traced.lower()
+        lowered = trace_step(setup).lower()
     devices = setup.mesh.devices.flatten()
     try:
         compiled = lowered.compile()
@@ -80,7 +79,7 @@ def compile_plan(setup: Setup) -> tuple[jax.stages.Compiled, Memory, Work]:
     program = Program(compiled.as_text())
     slice_of = [getattr(device, "slice_index", 0) or 0 for device in devices]
     work = Work(
-        count_jaxpr(traced.jaxpr.jaxpr) / len(devices),
+        product_flops(program),
         memory_traffic(program),
         tuple(collectives(program, slice_of)),
         program.cycles(),

@@ -106,10 +106,19 @@ def main_memory_bytes(text: str) -> int:
     return sum(_bytes(dtype, shape) for dtype, shape, layout in _ARRAY.findall(text) if "S(" not in layout)
 
 
+def array_shape(text: str) -> list[int]:
+    """The lengths of the axes of the array that a type is of."""
+    return _lengths(_ARRAY.search(text)[2])
+
+
+def _lengths(shape: str) -> list[int]:
+    return [int(n) for n in shape.split(",") if n]
+
+
 def _bytes(dtype: str, shape: str) -> int:
     digits = re.search(r"\d+", dtype)
     bits = _BITS.get(dtype, int(digits[0]) if digits else 8)
-    return math.prod(int(n) for n in shape.split(",") if n) * bits // 8
+    return math.prod(_lengths(shape)) * bits // 8
 
 
 def _instruction(name: str, rest: str, is_root: bool) -> Instruction:
