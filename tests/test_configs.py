@@ -21,6 +21,7 @@ ARGUMENTS = {
     "mae_vitb_finetune": ["b", "h"],
     "mae_vitb_linear_probe": ["h"],
     "clip_vitb32": ["cc12m", "laion"],
+    "clip_vitl14": ["cc12m", "laion"],
 }
 SPECS = [f"{path}:{arg}".removesuffix(":") for path in CONFIGS for arg in ARGUMENTS.get(path.stem, [""])]
 # Stepped by the slow lane alone: further arguments, the same recipes on CIFAR-10 as on digits, the large hybrid, and files

@@ -38,7 +38,7 @@ def golden(spec: str) -> str:
     config = load_config(spec)
     said = dict(flat(to_dict(config)))
     source = outline_source(config.data.train)
-    settle(config, None)
+    settle(config)
     task = make_task(config, source)
     resolved = dict(flat(to_dict(config))) | {key: said[key] for key in SETTLED}
     derived = derive(config, len(source)) | {"peak_lr": peak_lr(config)}

@@ -142,6 +142,7 @@ SCHEMA = {
         "fsdp": Key(1, int, "devices along the batch over which parameters and moments are sharded, too"),
         "tensor": Key(1, int, "devices over which heads and MLP width are split"),
         "across": {
+            # All 1 on several slices: they divide the first axis that they can.
             "data": Key(1, int, "factor of the data axis that lies across slices"),
             "fsdp": Key(1, int, "factor of the fsdp axis that lies across slices"),
             "tensor": Key(1, int, "factor of the tensor axis that lies across slices"),

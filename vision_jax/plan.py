@@ -57,7 +57,7 @@ def run(argv: list[str]) -> bool:
     source = outline_source(
         config.data.train, tfds_dir=config.data.tfds_dir, examples=args.examples, classes=args.classes
     )
-    settle(config, topology)
+    settle(config)
     measure = None if topology else measure_step
     if not args.search:
         plan = make_plan(config, source, devices, chip, measure)
@@ -90,7 +90,7 @@ def open_devices(name: str, topology: Topology | None):
         raise ConfigError(f"--topology={name}: {str(error).splitlines()[0]}") from error
 
 
-def settle(config, topology: Topology | None) -> None:
+def settle(config) -> None:
     """Changes what a plan must not depend on: files that only training reads, and the cache of compiled programs."""
     from vision_jax.models.registry import model_fields
 
@@ -100,9 +100,6 @@ def settle(config, topology: Topology | None) -> None:
         config.data.tokenizer = "bytes"  # any: the model has the vocabulary of CLIP's
         if "vocab_size" not in config.model:
             config.model.vocab_size = model_fields(config.model.name)["vocab_size"]
-    across = config.mesh.across
-    if topology and topology.slices > 1 and across.data * across.fsdp * across.tensor == 1:
-        across.data = topology.slices
 
 
 @report_errors

@@ -6,7 +6,7 @@ from jax.sharding import PartitionSpec as P
 
 from vision_jax.config import base_config
 from vision_jax.errors import ConfigError
-from vision_jax.training.partitioning import check_batch, make_mesh, param_spec, state_shardings
+from vision_jax.training.partitioning import check_batch, make_mesh, param_spec, share_slices, state_shardings
 
 MESH = {"data": 1, "fsdp": 4, "tensor": 2}
 
@@ -28,6 +28,16 @@ def test_the_rest_of_the_devices_goes_where_the_config_says():
 def test_meshes_that_do_not_fit(mesh):
     with pytest.raises(ConfigError, match="mesh"):
         make_mesh(config(**mesh))
+
+
+def test_slices_divide_the_first_axis_that_they_can():
+    assert share_slices([256, 1, 1], [1, 1, 1], 4) == [4, 1, 1]
+    assert share_slices([1, 128, 4], [1, 1, 1], 2) == [1, 2, 1]
+    assert share_slices([8, 32, 1], [1, 2, 1], 2) == [1, 2, 1]  # as said
+    assert share_slices([8, 1, 1], [1, 1, 1], 1) == [1, 1, 1]
+    for sizes, across, message in (([6, 1, 1], [1, 1, 1], "4 slices"), ([8, 1, 1], [2, 1, 1], "4 slices")):
+        with pytest.raises(ConfigError, match=message):
+            share_slices(sizes, across, 4)
 
 
 def test_batch_must_split():

@@ -47,8 +47,7 @@ def make_mesh(config, devices=None) -> Mesh:
     if math.prod(sizes) != len(devices):
         wanted = " x ".join(f"{axis}={config.mesh[axis]}" for axis in AXES)
         raise ConfigError(f"config.mesh: {wanted} does not fill the {len(devices)} devices of this run")
-    if any(size % factor for size, factor in zip(sizes, across, strict=True)):
-        raise ConfigError(f"config.mesh.across: {across} must divide the axes' sizes {sizes}")
+    across = share_slices(sizes, across, count_slices(devices))
     if math.prod(across) > 1:
         within = [size // factor for size, factor in zip(sizes, across, strict=True)]
         grid = mesh_utils.create_hybrid_device_mesh(within, across, devices)
@@ -57,6 +56,27 @@ def make_mesh(config, devices=None) -> Mesh:
     else:
         grid = mesh_utils.create_device_mesh(sizes, devices)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def count_slices(devices) -> int:
+    """Groups of devices with fast links among each other."""
+    return len({getattr(device, "slice_index", 0) for device in devices})
+
+
+def share_slices(sizes: list[int], across: list[int], slices: int) -> list[int]:
+    """The factor of each axis that lies across `slices`: `across`, or where that says nothing the first axis that can.
+
+    Raises ConfigError where the axes cannot be divided so.
+    """
+    if math.prod(across) == 1 and slices > 1:
+        able = [axis for axis, size in enumerate(sizes) if size % slices == 0]
+        across = [slices if axis in able[:1] else 1 for axis in range(len(sizes))]
+    named = dict(zip(AXES, across, strict=True))
+    if any(size % factor for size, factor in zip(sizes, across, strict=True)):
+        raise ConfigError(f"config.mesh.across: {named} must divide the axes' sizes {sizes}")
+    if slices > 1 and math.prod(across) != slices:
+        raise ConfigError(f"config.mesh.across: {named} must make up the {slices} slices of this run, axes are {sizes}")
+    return across
 
 
 def check_batch(config, mesh: Mesh) -> None:

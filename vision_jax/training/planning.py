@@ -9,7 +9,7 @@ import jax
 from vision_jax.config import from_dict, to_dict
 from vision_jax.errors import ConfigError
 from vision_jax.training.compiled import DoesNotFit, Memory, Times, Work, compile_plan, estimated_times, state_memory
-from vision_jax.training.partitioning import make_mesh
+from vision_jax.training.partitioning import count_slices, make_mesh
 from vision_jax.training.setup import Setup, prepare
 from vision_jax.training.throughput import peak_flops
 from vision_jax.training.topology import Chip
@@ -143,10 +143,6 @@ def meshes(config, devices) -> list[dict[str, int]]:
             if rest == 0 and data and data % slices == 0 and mesh not in found:
                 found.append(mesh)
     return found
-
-
-def count_slices(devices) -> int:
-    return len({getattr(device, "slice_index", 0) for device in devices})
 
 
 def _settings(setup: Setup) -> dict:
