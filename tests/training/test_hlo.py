@@ -208,3 +208,46 @@ def test_traffic_of_a_copy_is_twice_its_size():
     sizes = np.array([1000, 4])
     text = jax.jit(jnp.transpose).lower(jnp.zeros(sizes)).compile().as_text()
     assert memory_traffic(Program(text)) == 2 * 4000 * 4
+
+
+UNROLLED = """HloModule jit_f, is_scheduled=true
+
+%held (p.3: f32[16]) -> f32[64] {
+  %p.3 = f32[16]{0} parameter(0)
+  ROOT %gather.3 = f32[64]{0} all-gather(%p.3), channel_id=7, replica_groups={{0,1,2,3}}, dimensions={0}
+}
+
+%body (p.4: (u32[], f32[16])) -> (u32[], f32[16]) {
+  %p.4 = (u32[], f32[16]{0}) parameter(0)
+  %counter = u32[] get-tuple-element(%p.4), index=0
+  %x = f32[16]{0} get-tuple-element(%p.4), index=1
+  %beside = f32[64]{0} fusion(%x), kind=kCustom, calls=%held
+  %once = f32[16]{0} collective-permute(%x), channel_id=8, source_target_pairs={{0,1},{1,2},{2,3},{3,0}}
+  %twice = f32[16]{0} collective-permute(%once), channel_id=9, source_target_pairs={{0,1},{1,2},{2,3},{3,0}}
+  %two = u32[] constant(2)
+  %next = u32[] add(%counter, %two)
+  ROOT %result = (u32[], f32[16]{0}) tuple(%next, %twice)
+}
+
+%goes_on (p.5: (u32[], f32[16])) -> pred[] {
+  %p.5 = (u32[], f32[16]{0}) parameter(0)
+  %bound = u32[] constant(7)
+  %reached = u32[] get-tuple-element(%p.5), index=0
+  ROOT %less = pred[] compare(%reached, %bound), direction=LT
+}
+
+ENTRY %main (p: f32[16]) -> (u32[], f32[16]) {
+  %p = f32[16]{0} parameter(0)
+  %zero = u32[] constant(0)
+  %async-collective-start.1 = f32[64]{0} fusion(%p), kind=kCustom, calls=%held
+  %start = (u32[], f32[16]{0}) tuple(%zero, %p)
+  ROOT %loop = (u32[], f32[16]{0}) while(%start), condition=%goes_on, body=%body
+}
+"""
+
+
+def test_unrolled_loops_and_what_goes_on_beside_them():
+    """A loop by twos below 7 runs four times; a gather that was started before it and goes on inside it is one."""
+    gathered = Collective("all-gather", 64 * 4, group=4, slices=1, count=1)
+    passed = Collective("collective-permute", 16 * 4, group=2, slices=1, count=8)
+    assert collectives(Program(UNROLLED), [0] * 4) == [passed, gathered]

@@ -72,7 +72,7 @@ class Program:
         return max(names, key=lambda name: sum(estimated_cycles(i) * n for _, i, n in self._executed(name, 1)))
 
     def trip_count(self, loop: Instruction) -> int:
-        """How often a `while` repeats: what XLA says, or else the bound that its counter, which starts at 0, stays below.
+        """How often a `while` repeats: what XLA says, or else by the bound that its counter, which starts at 0, stays below.
 
         A loop that ends otherwise, as drawing until a number is accepted does, counts as running once.
         """
@@ -81,9 +81,21 @@ class Program:
         condition = self.computations[re.search(r"condition=%?([\w.-]+)", loop.attributes)[1]]
         root = next(i for i in condition.values() if i.is_root)
         if root.opcode == "compare" and "direction=LT" in root.attributes:
-            bound = condition[root.operands[1]]
+            counter, bound = (condition[name] for name in root.operands)
             if bound.opcode == "constant":
-                return int(bound.operands[0])
+                return -(-int(bound.operands[0]) // self._increment(loop, counter))
+        return 1
+
+    def _increment(self, loop: Instruction, counter: Instruction) -> int:
+        """What a loop's body adds to the counter that its condition takes: 2 where it is unrolled once, 1 if unsaid."""
+        index = re.search(r"index=(\d+)", counter.attributes)
+        body = self.computations[loop.called()[0]]
+        result = next(i for i in body.values() if i.is_root)
+        if index and result.opcode == "tuple":
+            added = body[result.operands[int(index[1])]]
+            steps = [body[name] for name in added.operands if name in body and body[name].opcode == "constant"]
+            if added.opcode == "add" and steps:
+                return int(steps[0].operands[0])
         return 1
 
     def cycles(self) -> int:
