@@ -1,13 +1,16 @@
-"""Memory of the contrastive losses and their gradients against the global batch, beside the naive losses.
+"""Memory and exchanges of the contrastive losses and their gradients against the global batch, beside the naive losses.
 
     python experiments/benchmarks/contrastive_memory.py                         # one device
     XLA_FLAGS=--xla_force_host_platform_device_count=8 python experiments/benchmarks/contrastive_memory.py
+    JAX_PLATFORMS=cpu python experiments/benchmarks/contrastive_memory.py --topology=v5e:16x16 --batches 32768
 
 The memory is what the compiled program takes for itself on one device, besides its arguments and results, as the
-compiler plans it: nothing needs to run for that. Up to `--run` examples both are run, too, and timed in turn.
+compiler plans it, and the bytes are what a device receives from others: nothing needs to run for that, nor any TPU to be
+there for `--topology`, only libtpu. Up to `--run` examples both are run on the devices present, too, and timed in turn.
 """
 
 import argparse
+import os
 import statistics
 import time
 
@@ -17,6 +20,9 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from vision_jax.ops.contrastive import sigmoid_contrastive_loss, softmax_contrastive_loss
+from vision_jax.training.collectives import collectives
+from vision_jax.training.hlo import Program
+from vision_jax.training.topology import ENVIRONMENT, parse_topology, tpu_devices
 
 
 def naive_softmax(image, text, scale, bias, mask):
@@ -48,6 +54,13 @@ def compile_gradients(loss, batch: int, width: int, mesh):
         return jax.jit(function).lower(*args).compile()
 
 
+def exchanged(program, devices: int) -> tuple[float, str]:
+    """Bytes that a device receives, and the exchanges in words."""
+    found = collectives(Program(program.as_text()), [0] * devices)
+    words = ", ".join(f"{c.count} {c.kind} of {c.bytes / 2**20:.3g}" for c in found if c.received > 2**16)
+    return sum(c.received for c in found), words or "none"
+
+
 def median_seconds(programs, batch: int, width: int, mesh, rounds: int = 5) -> list[float]:
     rng = np.random.default_rng(0)
     image, text = rng.normal(size=(2, batch, width)).astype(np.float32)
@@ -65,27 +78,41 @@ def median_seconds(programs, batch: int, width: int, mesh, rounds: int = 5) -> l
     return [statistics.median(seconds[1:]) for seconds in times]
 
 
+def open_devices(topology: str) -> list:
+    """The devices present, or those of a TPU topology that need not be there."""
+    if not topology:
+        return jax.devices()
+    os.environ.update(ENVIRONMENT)
+    return tpu_devices(parse_topology(topology))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--batches", type=int, nargs="*", default=[1024, 2048, 4096, 8192, 16384, 32768])
     parser.add_argument("--width", type=int, default=512, help="of the embeddings")
+    parser.add_argument("--topology", default="", help="such as v5e:16x16; default: the devices present")
     parser.add_argument("--run", type=int, default=2048, help="largest batch that is run")
     args = parser.parse_args()
-    devices = jax.devices()
-    mesh = jax.make_mesh((len(devices), 1, 1), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
-    print(f"{len(devices)} {devices[0].device_kind} device(s), embeddings of {args.width}; MiB on a device\n")
-    print(
-        "| loss | global batch | ours | naive | naive / ours | seconds, ours / naive |\n|---|---:|---:|---:|---:|---:|"
+    devices = open_devices(args.topology)
+    mesh = jax.make_mesh(
+        (len(devices), 1, 1), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3, devices=devices
     )
+    print(f"{len(devices)} {devices[0].device_kind} device(s), embeddings of {args.width}; MiB of a device\n")
+    head = ("loss", "global batch", "memory: ours", "naive", "naive / ours", "received: ours", "naive")
+    print(f"| {' | '.join(head)} | exchanges over 64 kB: ours; naive | seconds, ours / naive |")
+    print("|---|" + "---:|" * (len(head) - 1) + "---|---:|")
     for name, pair in LOSSES.items():
         for batch in args.batches:
             programs = [compile_gradients(loss, batch, args.width, mesh) for loss in pair]
             ours, naive = (program.memory_analysis().temp_size_in_bytes / 2**20 for program in programs)
+            received, words = zip(*(exchanged(program, len(devices)) for program in programs), strict=True)
             timed = ""
-            if batch <= args.run:
+            if batch <= args.run and not args.topology:
                 seconds = median_seconds(programs, batch, args.width, mesh)
                 timed = f"{seconds[0]:.3f} / {seconds[1]:.3f} = {seconds[0] / seconds[1]:.2f}"
-            print(f"| {name} | {batch:,} | {ours:,.0f} | {naive:,.0f} | {naive / ours:.1f} | {timed} |", flush=True)
+            cells = [name, f"{batch:,}", f"{ours:,.0f}", f"{naive:,.0f}", f"{naive / ours:.1f}"]
+            cells += [f"{size / 2**20:,.0f}" for size in received] + ["; ".join(words), timed]
+            print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -113,14 +113,9 @@ def test_bytes_of_types(text, total, in_main_memory):
 
 MULTISLICE = """HloModule jit_f, is_scheduled=true
 
-%chained.1 (p.1: f32[16]) -> f32[64] {
+%chained (p.1: f32[16]) -> f32[64] {
   %p.1 = f32[16]{0:T(256)} parameter(0)
-  ROOT %gather.1 = f32[64]{0:T(256)} all-gather(%p.1), channel_id=7, replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}
-}
-
-%chained.2 (p.2: f32[16]) -> f32[64] {
-  %p.2 = f32[16]{0:T(256)} parameter(0)
-  ROOT %gather.2 = f32[64]{0:T(256)} all-gather(%p.2), channel_id=7, replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}
+  ROOT %gather.1 = f32[64]{0:T(256)} all-gather(%p.1), channel_id=1, replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}, frontend_attributes={chain_id="3"}
 }
 
 ENTRY %main (p: f32[16]) -> f32[64] {
@@ -130,8 +125,9 @@ ENTRY %main (p: f32[16]) -> f32[64] {
   %recv.1 = (f32[16]{0:T(256)}, u32[], token[]) recv(%token), channel_id=1, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_transfer_type="ALL_REDUCE"}
   %recv-done.1 = (f32[16]{0:T(256)}, token[]) recv-done(%recv.1), channel_id=1, is_host_transfer=true
   %sum = f32[16]{0:T(256)} get-tuple-element(%recv-done.1), index=0
-  %begun = f32[64]{0:T(256)} fusion(%sum), kind=kCustom, calls=%chained.1
-  ROOT %ended = f32[64]{0:T(256)} fusion(%sum), kind=kCustom, calls=%chained.2
+  %async-collective-start = f32[64]{0:T(256)} fusion(%sum), kind=kCustom, calls=%chained
+  %beside = f32[64]{0:T(256)} fusion(%sum), kind=kLoop, calls=%chained
+  ROOT %async-collective-done = f32[64]{0:T(256)} fusion(%sum), kind=kCustom, calls=%chained
 }
 """
 
@@ -214,7 +210,7 @@ UNROLLED = """HloModule jit_f, is_scheduled=true
 
 %held (p.3: f32[16]) -> f32[64] {
   %p.3 = f32[16]{0} parameter(0)
-  ROOT %gather.3 = f32[64]{0} all-gather(%p.3), channel_id=7, replica_groups={{0,1,2,3}}, dimensions={0}
+  ROOT %gather.3 = f32[64]{0} all-gather(%p.3), channel_id=1, replica_groups={{0,1,2,3}}, dimensions={0}, frontend_attributes={chain_id="0"}
 }
 
 %body (p.4: (u32[], f32[16])) -> (u32[], f32[16]) {
@@ -222,8 +218,8 @@ UNROLLED = """HloModule jit_f, is_scheduled=true
   %counter = u32[] get-tuple-element(%p.4), index=0
   %x = f32[16]{0} get-tuple-element(%p.4), index=1
   %beside = f32[64]{0} fusion(%x), kind=kCustom, calls=%held
-  %once = f32[16]{0} collective-permute(%x), channel_id=8, source_target_pairs={{0,1},{1,2},{2,3},{3,0}}
-  %twice = f32[16]{0} collective-permute(%once), channel_id=9, source_target_pairs={{0,1},{1,2},{2,3},{3,0}}
+  %once = f32[16]{0} collective-permute(%x), channel_id=1, source_target_pairs={{0,1},{1,2},{2,3},{3,0}}
+  %twice = f32[16]{0} collective-permute(%once), channel_id=1, source_target_pairs={{0,1},{1,2},{2,3},{3,0}}
   %two = u32[] constant(2)
   %next = u32[] add(%counter, %two)
   ROOT %result = (u32[], f32[16]{0}) tuple(%next, %twice)

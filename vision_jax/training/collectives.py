@@ -39,39 +39,15 @@ def collectives(program: Program, slice_of: list[int]) -> list[Collective]:
     `slice_of`: the slice of each device, in the order of the mesh. An exchange within one device is none.
     """
     found: dict[tuple, int] = {}
-    begins: dict[tuple, str] = {}
-    started = _started(program)
     for computation, instruction, times in program.executed():
         for fusion, inner in program.with_fused(computation, instruction):
-            if (exchange := _exchange(fusion, inner, slice_of)) is None:
+            # A TPU runs an exchange beside other work as a chain of fusions, each of which holds it: the first one counts.
+            if "chain_id=" in inner.attributes and not instruction.name.startswith("async-collective-start"):
                 continue
-            # A TPU runs an exchange beside other work as a chain of fusions, each of which holds it with its channel.
-            channel = _channel(inner)
-            if channel in started and not instruction.name.startswith(_START):
-                continue
-            chain = (computation, inner.opcode, channel or inner.name)
-            if begins.setdefault(chain, instruction.name) == instruction.name and exchange[2] > 1:
+            exchange = _exchange(fusion, inner, slice_of)
+            if exchange and exchange[2] > 1:
                 found[exchange] = found.get(exchange, 0) + times
     return sorted((Collective(*exchange, count) for exchange, count in found.items()), key=lambda c: -c.received)
-
-
-_START = "async-collective-start"
-
-
-def _started(program: Program) -> set[str | None]:
-    """Channels of the exchanges that an instruction of its own starts, and that may go on inside a loop beside it."""
-    return {
-        _channel(inner)
-        for name, instructions in program.computations.items()
-        for instruction in instructions.values()
-        if instruction.name.startswith(_START)
-        for _, inner in program.with_fused(name, instruction)
-    } - {None}
-
-
-def _channel(instruction: Instruction) -> str | None:
-    found = re.search(r"channel_id=(\d+)", instruction.attributes)
-    return found[1] if found else None
 
 
 def _exchange(fusion: str, instruction: Instruction, slice_of: list[int]) -> tuple[str, int, int, int] | None:
