@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 
-from vision_jax.ops.sharding import pin_batch
+from vision_jax.ops.sharding import pin_batch, replicate
 
 
 def mesh(shape, names, kind=AxisType.Auto):
@@ -32,3 +32,13 @@ def test_the_identity_elsewhere():
         assert (out == 2).all()
     with jax.set_mesh(mesh((2, 4), ("data", "fsdp"), AxisType.Explicit)):
         assert (pinned(x) == 2).all()
+
+
+def test_a_table_becomes_whole_where_there_are_batch_axes():
+    x = jnp.ones((8, 3))
+    with jax.set_mesh(mesh((2, 4), ("data", "fsdp"))):
+        placed = jax.device_put(x, jax.NamedSharding(jax.sharding.get_mesh(), PartitionSpec("fsdp")))
+        assert jax.jit(lambda x: replicate(x * 2))(placed).sharding.is_fully_replicated
+    assert replicate(x) is x
+    with jax.set_mesh(mesh((8,), ("x",))):
+        assert replicate(x) is x

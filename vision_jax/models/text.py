@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from vision_jax.errors import ConfigError
 from vision_jax.models.layers import Initializers, LayerNorm, Transformer, torch_bias
 from vision_jax.ops.masking import take_tokens
-from vision_jax.ops.sharding import pin_batch
+from vision_jax.ops.sharding import pin_batch, replicate
 
 POOLS = ("end", "last")
 
@@ -72,7 +72,7 @@ class TextTransformer(nn.Module):
             raise ConfigError(
                 f"texts of {length} tokens are longer than model field 'context_length'={self.context_length}"
             )
-        x = jnp.take(self.token_embedding, tokens, axis=0) + self.pos_embed[:length]
+        x = jnp.take(replicate(self.token_embedding), tokens, axis=0) + self.pos_embed[:length]
         return pin_batch(x.astype(self.dtype))
 
     def encode(self, tokens, train: bool = False):

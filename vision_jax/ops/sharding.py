@@ -14,13 +14,26 @@ def batch_axes(size: int) -> tuple[str, ...]:
     Only axes that the mesh has as Auto axes count. Empty where no mesh is set, where its axes have other names or are
     Explicit or Manual (inside shard_map), and where they do not divide `size` evenly.
     """
+    axes = _auto_axes()
+    mesh = jax.sharding.get_abstract_mesh()
+    return axes if size % math.prod(mesh.shape[axis] for axis in axes) == 0 else ()
+
+
+def _auto_axes() -> tuple[str, ...]:
     mesh = jax.sharding.get_abstract_mesh()
     types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True)) if not mesh.empty else {}
-    axes = tuple(axis for axis in BATCH_AXES if types.get(axis) == AxisType.Auto)
-    return axes if size % math.prod(mesh.shape[axis] for axis in axes) == 0 else ()
+    return tuple(axis for axis in BATCH_AXES if types.get(axis) == AxisType.Auto)
 
 
 def pin_batch(x: jax.Array) -> jax.Array:
     """`x` [B, ...] with its leading axis constrained to be sharded over its `batch_axes`; the identity without any."""
     axes = batch_axes(x.shape[0]) if x.ndim else ()
     return jax.lax.with_sharding_constraint(x, PartitionSpec(axes)) if axes else x
+
+
+def replicate(x: jax.Array) -> jax.Array:
+    """`x` whole on every device; the identity without batch axes.
+
+    For a sharded table before rows are looked up in it: otherwise the rows of the whole batch may move instead.
+    """
+    return jax.lax.with_sharding_constraint(x, PartitionSpec()) if _auto_axes() else x

@@ -90,6 +90,25 @@ def check_batch(config, mesh: Mesh) -> None:
         )
 
 
+def check_heads(model, mesh: Mesh) -> None:
+    """Raises ConfigError unless the heads of each attention split evenly over the mesh's tensor axis."""
+    ways = mesh.shape["tensor"]
+    for field, heads in attention_heads(model).items():
+        if any(each % ways for each in np.ravel(heads)):
+            raise ConfigError(
+                f"config.mesh.tensor={ways} must divide the attention heads, model field '{field}' is {heads}"
+            )
+
+
+def attention_heads(model) -> dict[str, int | tuple[int, ...]]:
+    """The fields of a model that say how many heads its blocks have; those of CLIP's image tower are called image.FIELD."""
+    found = {name: getattr(model, name) for name in model.__dataclass_fields__ if name.endswith("num_heads")}
+    if hasattr(model, "image_module"):
+        tower = attention_heads(model.image_module(parent=None))
+        found |= {f"image.{name}": heads for name, heads in tower.items()}
+    return {name: heads for name, heads in found.items() if heads is not None}
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 

@@ -20,7 +20,14 @@ from vision_jax.tasks import make_task
 from vision_jax.training.flops import count_flops
 from vision_jax.training.optimizer import make_optimizer
 from vision_jax.training.param_groups import param_groups
-from vision_jax.training.partitioning import batch_sharding, check_batch, make_mesh, replicated, state_shardings
+from vision_jax.training.partitioning import (
+    batch_sharding,
+    check_batch,
+    check_heads,
+    make_mesh,
+    replicated,
+    state_shardings,
+)
 from vision_jax.training.schedules import make_schedule, peak_lr
 from vision_jax.training.state import TrainState, create_state, rng_stream
 from vision_jax.training.step import train_step
@@ -60,6 +67,7 @@ def prepare(config, devices=None, task=None, source=None) -> Setup:
     mesh = make_mesh(config, devices)
     check_batch(config, mesh)
     task = task or make_task(config, source)
+    check_heads(task.model, mesh)
     schedule = make_schedule(config, total_steps=derived["steps"]["duration"], num_examples=derived["train_examples"])
 
     params = jax.eval_shape(lambda: init_variables(config, task))["params"]
