@@ -51,7 +51,7 @@ def compile_gradients(loss, batch: int, width: int, mesh):
     args = [jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for shape, dtype, sharding in shapes]
     function = jax.value_and_grad(lambda *args: loss(*args).mean(), argnums=(0, 1, 2))
     with jax.set_mesh(mesh):
-        return jax.jit(function).lower(*args).compile()
+        return jax.jit(function, out_shardings=(whole, (rows, rows, whole))).lower(*args).compile()
 
 
 def exchanged(program, devices: int) -> tuple[float, str]:
