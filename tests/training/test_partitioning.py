@@ -35,9 +35,9 @@ def test_slices_divide_the_first_axis_that_they_can():
     assert share_slices([1, 128, 4], [1, 1, 1], 2) == [1, 2, 1]
     assert share_slices([8, 32, 1], [1, 2, 1], 2) == [1, 2, 1]  # as said
     assert share_slices([8, 1, 1], [1, 1, 1], 1) == [1, 1, 1]
-    for sizes, across, message in (([6, 1, 1], [1, 1, 1], "4 slices"), ([8, 1, 1], [2, 1, 1], "4 slices")):
-        with pytest.raises(ConfigError, match=message):
-            share_slices(sizes, across, 4)
+    for sizes, across, slices in (([6, 1, 1], [1, 1, 1], 4), ([8, 1, 1], [2, 1, 1], 4), ([8, 1, 1], [2, 1, 1], 1)):
+        with pytest.raises(ConfigError, match=rf"{slices} slice\(s\) of this run"):
+            share_slices(sizes, across, slices)
 
 
 def test_batch_must_split():

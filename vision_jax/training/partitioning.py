@@ -74,8 +74,8 @@ def share_slices(sizes: list[int], across: list[int], slices: int) -> list[int]:
     named = dict(zip(AXES, across, strict=True))
     if any(size % factor for size, factor in zip(sizes, across, strict=True)):
         raise ConfigError(f"config.mesh.across: {named} must divide the axes' sizes {sizes}")
-    if slices > 1 and math.prod(across) != slices:
-        raise ConfigError(f"config.mesh.across: {named} must make up the {slices} slices of this run, axes are {sizes}")
+    if math.prod(across) != slices:
+        raise ConfigError(f"config.mesh.across: {named} must make up the {slices} slice(s) of this run")
     return across
 
 
