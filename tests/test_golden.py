@@ -13,11 +13,11 @@ from test_configs import SPECS
 
 from vision_jax.command_line import load_config
 from vision_jax.config import derive, to_dict
-from vision_jax.data.outlines import outline_source
 from vision_jax.models.inference import variable_shapes
 from vision_jax.models.stacking import path_name
 from vision_jax.ops.patches import as_pair
 from vision_jax.plan import settle
+from vision_jax.planning.outlines import outline_source
 from vision_jax.tasks import make_task
 from vision_jax.training.group_table import format_groups
 from vision_jax.training.param_groups import param_groups

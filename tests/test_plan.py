@@ -10,7 +10,7 @@ import pytest
 
 from vision_jax import plan
 from vision_jax.errors import ConfigError
-from vision_jax.training import planning
+from vision_jax.planning import plans
 
 TINY = [
     "--config=configs/vit_digits.py",
@@ -44,11 +44,11 @@ def test_report_of_the_devices_present(capsys):
 
 
 def test_what_does_not_fit_is_told(capsys, monkeypatch):
-    monkeypatch.setattr(planning, "device_memory", lambda devices: 200_000)
+    monkeypatch.setattr(plans, "device_memory", lambda devices: 200_000)
     assert not plan.run(TINY)
     assert "DOES NOT FIT" in capsys.readouterr().out
-    monkeypatch.setattr(planning, "device_memory", lambda devices: 1000)
-    monkeypatch.setattr(planning, "compile_plan", None)  # not needed
+    monkeypatch.setattr(plans, "device_memory", lambda devices: 1000)
+    monkeypatch.setattr(plans, "compile_plan", None)  # not needed
     assert not plan.run(TINY)
     assert "the state alone does not fit" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", ["plan", *TINY])
@@ -59,18 +59,18 @@ def test_what_does_not_fit_is_told(capsys, monkeypatch):
 
 def test_search_sorts_by_time_and_marks_what_does_not_fit(capsys, monkeypatch):
     steps = iter([3.0, 1.0, 2.0])
-    monkeypatch.setattr("vision_jax.training.measuring.measure_step", lambda setup, compiled: next(steps))
+    monkeypatch.setattr("vision_jax.planning.measuring.measure_step", lambda setup, compiled: next(steps))
     assert plan.run([*TINY, "--search", "--trials=3", "--config.mesh.fsdp_min_size=1024"])
     rows = [line for line in capsys.readouterr().out.splitlines() if "none" in line]
     assert len(rows) == 3 and len({row[:16] for row in rows}) == 3
     assert [float(row.split()[8]) for row in rows] == [1000.0, 2000.0, 3000.0]
-    monkeypatch.setattr(planning, "device_memory", lambda devices: 200_000)
+    monkeypatch.setattr(plans, "device_memory", lambda devices: 200_000)
     assert not plan.run([*TINY, "--search", "--trials=2"])
     assert capsys.readouterr().out.count("does not fit") == 2
 
 
 def test_neither_data_nor_vocabulary_is_needed(monkeypatch, capsys):
-    monkeypatch.setattr(planning, "compile_plan", lambda setup: (_ for _ in ()).throw(planning.DoesNotFit(2**40)))
+    monkeypatch.setattr(plans, "compile_plan", lambda setup: (_ for _ in ()).throw(plans.DoesNotFit(2**40)))
     for config in ("mae_vitb.py", "clip_vitb32.py:laion", "vit_b16_augreg.py:i21k"):
         assert not plan.run([f"--config=configs/{config}", "--json", "--config.data.tfds_dir=/nonexistent"])
         report = json.loads(capsys.readouterr().out)

@@ -19,7 +19,7 @@ import sys
 
 from vision_jax.command_line import Parser, apply_overrides, load_config, report_errors
 from vision_jax.errors import ConfigError
-from vision_jax.training.topology import CHIPS, ENVIRONMENT, Topology, parse_topology, tpu_devices
+from vision_jax.planning.topology import CHIPS, ENVIRONMENT, Topology, parse_topology, tpu_devices
 
 PRESENT = ("", "cpu", "gpu")
 
@@ -49,10 +49,10 @@ def run(argv: list[str]) -> bool:
     args, config = parse(argv)
     topology = None if args.topology in PRESENT else parse_topology(args.topology)
     devices, chip = open_devices(args.topology, topology)
-    from vision_jax.data.outlines import outline_source
-    from vision_jax.training.measuring import measure_step
-    from vision_jax.training.plan_report import format_plan, format_search, to_dict
-    from vision_jax.training.planning import make_plan, search
+    from vision_jax.planning.measuring import measure_step
+    from vision_jax.planning.outlines import outline_source
+    from vision_jax.planning.plans import make_plan, search
+    from vision_jax.planning.report import format_plan, format_search, to_dict
 
     source = outline_source(
         config.data.train, tfds_dir=config.data.tfds_dir, examples=args.examples, classes=args.classes

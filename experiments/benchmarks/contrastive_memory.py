@@ -20,9 +20,9 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from vision_jax.ops.contrastive import sigmoid_contrastive_loss, softmax_contrastive_loss
-from vision_jax.training.collectives import collectives
-from vision_jax.training.hlo import Program
-from vision_jax.training.topology import ENVIRONMENT, parse_topology, tpu_devices
+from vision_jax.planning.collectives import collectives
+from vision_jax.planning.hlo import Program
+from vision_jax.planning.topology import ENVIRONMENT, parse_topology, tpu_devices
 
 
 def naive_softmax(image, text, scale, bias, mask):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vision_jax.training.hlo import Instruction, Program, type_bytes
+from vision_jax.planning.hlo import Instruction, Program, type_bytes
 
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from vision_jax.planning.hlo import Program
+from vision_jax.planning.products import product_flops
 from vision_jax.training.flops import count_flops
-from vision_jax.training.hlo import Program
-from vision_jax.training.products import product_flops
 
 
 def compiled_flops(function, *args) -> int:

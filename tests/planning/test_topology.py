@@ -1,7 +1,7 @@
 import pytest
 
 from vision_jax.errors import ConfigError
-from vision_jax.training.topology import CHIPS, Topology, parse_topology
+from vision_jax.planning.topology import CHIPS, Topology, parse_topology
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ import jax
 
 from vision_jax.config import from_dict, to_dict
 from vision_jax.errors import ConfigError
-from vision_jax.training.compiled import DoesNotFit, Memory, Times, Work, compile_plan, estimated_times, state_memory
+from vision_jax.planning.compiled import DoesNotFit, Memory, Times, Work, compile_plan, estimated_times, state_memory
+from vision_jax.planning.topology import Chip
 from vision_jax.training.partitioning import count_slices, make_mesh
 from vision_jax.training.setup import Setup, prepare
 from vision_jax.training.throughput import peak_flops
-from vision_jax.training.topology import Chip
 
 # From what is fastest to what needs least memory: (remat, micro-batches).
 FRUGALITY = (("none", 1), ("dots", 1), ("full", 1), ("none", 2), ("full", 2), ("none", 4), ("full", 4), ("full", 8))

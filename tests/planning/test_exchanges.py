@@ -13,7 +13,7 @@ from vision_jax.errors import ConfigError
 from vision_jax.models import create_model
 from vision_jax.models.inference import variable_shapes
 from vision_jax.models.stacking import path_name
-from vision_jax.training.compiled import compile_plan
+from vision_jax.planning.compiled import compile_plan
 from vision_jax.training.partitioning import param_spec
 from vision_jax.training.setup import prepare
 

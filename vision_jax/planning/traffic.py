@@ -1,6 +1,6 @@
 """Bytes that a compiled program reads from and writes to its device's main memory."""
 
-from vision_jax.training.hlo import Instruction, Program, main_memory_bytes, type_bytes
+from vision_jax.planning.hlo import Instruction, Program, main_memory_bytes, type_bytes
 
 # What moves nothing itself.
 _FREE = {

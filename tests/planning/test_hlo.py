@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from vision_jax.training.collectives import Collective, collectives, replica_groups
-from vision_jax.training.hlo import Program, main_memory_bytes, type_bytes
-from vision_jax.training.traffic import memory_traffic
+from vision_jax.planning.collectives import Collective, collectives, replica_groups
+from vision_jax.planning.hlo import Program, main_memory_bytes, type_bytes
+from vision_jax.planning.traffic import memory_traffic
 
 
 @pytest.fixture(scope="module")

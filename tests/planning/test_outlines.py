@@ -1,8 +1,8 @@
 import pytest
 
 from vision_jax.data import open_source
-from vision_jax.data.outlines import Outline, outline_source
 from vision_jax.errors import ConfigError
+from vision_jax.planning.outlines import Outline, outline_source
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import jax
 
 from vision_jax.errors import ConfigError
-from vision_jax.training.collectives import Collective, collectives
-from vision_jax.training.hlo import Program
-from vision_jax.training.products import product_flops
+from vision_jax.planning.collectives import Collective, collectives
+from vision_jax.planning.hlo import Program
+from vision_jax.planning.products import product_flops
+from vision_jax.planning.topology import Chip
+from vision_jax.planning.traffic import memory_traffic
 from vision_jax.training.setup import Setup, trace_step
-from vision_jax.training.topology import Chip
-from vision_jax.training.traffic import memory_traffic
 
 
 class Memory(NamedTuple):

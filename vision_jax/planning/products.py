@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vision_jax.training.hlo import Instruction, Program, array_shape
+from vision_jax.planning.hlo import Instruction, Program, array_shape
 
 
 def product_flops(program: Program) -> int:

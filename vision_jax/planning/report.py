@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from vision_jax.training.collectives import Collective
-from vision_jax.training.planning import Plan
+from vision_jax.planning.collectives import Collective
+from vision_jax.planning.plans import Plan
 
 GIB = 2**30
 

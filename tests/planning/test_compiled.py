@@ -5,11 +5,11 @@ import pytest
 from vision_jax.config import base_config
 from vision_jax.errors import ConfigError
 from vision_jax.ops import sharding
-from vision_jax.training import compiled
-from vision_jax.training.collectives import Collective
+from vision_jax.planning import compiled
+from vision_jax.planning.collectives import Collective
+from vision_jax.planning.topology import Chip
 from vision_jax.training.flops import count_flops, count_jaxpr
 from vision_jax.training.setup import prepare, trace_step
-from vision_jax.training.topology import Chip
 
 
 def tiny(**changes):
