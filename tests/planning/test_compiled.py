@@ -52,6 +52,13 @@ def test_work_is_divided_among_the_devices():
     assert work.cycles == 0
 
 
+def test_the_models_flops_leave_out_gradients_of_frozen_parameters():
+    """All but the head frozen, a step is the forward pass, and the head's kernel once more for its gradient."""
+    frozen = prepare(tiny(optimizer=dict(freeze="(?!head/).*")))
+    assert frozen.flops == prepare(tiny()).flops // 3 + 2 * 64 * 64 * 10
+    assert 8 * compiled.compile_plan(frozen)[2].flops == frozen.flops
+
+
 def test_full_recomputation_is_counted():
     """The forward pass runs twice but for each block's last product, which holds a third of its kernels' elements."""
     none, full = (trace_step(prepare(tiny(model=dict(remat=remat)))).jaxpr for remat in ("none", "full"))

@@ -30,7 +30,7 @@ from vision_jax.training.partitioning import (
 )
 from vision_jax.training.schedules import make_schedule, peak_lr
 from vision_jax.training.state import TrainState, create_state, rng_stream
-from vision_jax.training.step import train_step
+from vision_jax.training.step import accumulated_gradients, train_step
 
 
 class Setup(NamedTuple):
@@ -47,7 +47,7 @@ class Setup(NamedTuple):
     abstract_state: TrainState  # ShapeDtypeStructs with shardings
     abstract_batch: dict
     trains: Any  # a bool for every parameter: False where it is frozen
-    flops: int  # of the model in a step: three times the forward pass's matrix products (one forward, two backward)
+    flops: int  # of the model in a step, see `model_flops`
 
     @property
     def shardings(self) -> TrainState:
@@ -85,11 +85,22 @@ def prepare(config, devices=None, task=None, source=None) -> Setup:
     batch = abstract_batch(config, batch_sharding(mesh))
     frozen = [group.frozen for group in param_groups(config, params)]
     trains = jax.tree.unflatten(jax.tree.structure(params), [not value for value in frozen])
-    key = jax.eval_shape(lambda: rng_stream(config.seed, "train"))
-    flops = 3 * count_flops(lambda v, b, rng: task.loss(v, b, rng, train=True)[0], placed.variables, batch, key)
+    flops = model_flops(task, placed.variables, batch, trains)
     return Setup(
         config, derived, source.class_names, task, mesh, optimizer, schedule, create, placed, batch, trains, flops
     )
+
+
+def model_flops(task, variables: dict, batch: dict, trains) -> int:
+    """FLOPs of matrix products that a step's loss and gradients ask for.
+
+    Three times the forward pass's, one forward and two backward; where parameters are frozen, what is left of these, with
+    what `remat` computes again.
+    """
+    args = variables, batch, jax.eval_shape(lambda: jax.random.key(0))
+    if all(jax.tree.leaves(trains)):
+        return 3 * count_flops(lambda *args: task.loss(*args, train=True)[0], *args)
+    return count_flops(functools.partial(accumulated_gradients, task, trains=trains), *args)
 
 
 def init_variables(config, task) -> dict:
