@@ -167,3 +167,21 @@ def test_prompts_tables_by_hand(prompts, monkeypatch):
         "0.083 (-0.100 to 0.267)",
         "0.100 (0.100 to 0.100)",
     ]
+
+
+def test_tables_of_pods_are_those_of_the_records(monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS / "pods")  # as a script has its own folder
+    plan_all, weak_scaling = load("pods/plan_all.py"), load("pods/weak_scaling.py")
+    text = (EXPERIMENTS / "pods" / "README.md").read_text()
+    plans = plan_all.read_plans()
+    assert set(plans) == set(plan_all.TOPOLOGIES) and all(plan["fits"] for plan in plans.values())
+    assert plan_all.format_table(plans) in text
+    rows = weak_scaling.read()
+    assert weak_scaling.format_table(rows) in text
+    for case in weak_scaling.CASES:
+        of_case = [row for row in rows if row["name"] == case.name]
+        flops = [row["flops_per_device"] for row in of_case]
+        assert len(flops) == 4 and max(flops) < 1.02 * min(flops)
+        for row in of_case:  # bounded by three all-reduces in bfloat16 of all parameters, which are float32
+            parameters = row["memory"]["parameters"] * row["mesh"]["fsdp"]
+            assert weak_scaling.received(row) < 3.1 * parameters, case.name

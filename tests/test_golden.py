@@ -1,9 +1,16 @@
-"""Every shipped config as text: what it resolves to, its parameters, their groups and their places on meshes.
+"""Every shipped config as text: what it resolves to, its parameters, their groups and places on meshes, what a chip holds.
 
 python tests/test_golden.py        # writes tests/golden/ anew; the diff shows what a change does to the recipes
+
+What a chip holds is of the plans in experiments/pods/plans.jsonl, whose sizes of the parameters are held against those
+found here. Changes of a recipe need new plans: python experiments/pods/plan_all.py CONFIG.
 """
 
 import collections
+import functools
+import importlib.util
+import math
+import os
 import pathlib
 import re
 
@@ -30,6 +37,7 @@ MESHES = (
     {"data": 1, "fsdp": 256, "tensor": 1},
     {"data": 1, "fsdp": 64, "tensor": 4},
 )
+POD_PLANS = pathlib.Path(__file__).parents[1] / "experiments" / "pods" / "plan_all.py"
 SETTLED = ("data.tokenizer", "init_from", "log.compile_cache")  # what `settle` changes in order to plan
 NUMBER = re.compile(r"(?<=_)\d+(?=/)")
 
@@ -46,6 +54,7 @@ def golden(spec: str) -> str:
     lines = [f"{key} = {value!r}" for key, value in sorted(resolved.items())]
     lines += ["", *(f"{key} = {value!r}" for key, value in flat(derived)), ""]
     lines += [*table(config, params), "", format_groups(param_groups(config, params))]
+    lines += ["", *planned(pathlib.Path(spec).name, config, params)]
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
@@ -78,6 +87,37 @@ def placed(spec, mesh: dict) -> str:
     return " ".join(axes) if set(axes) - {"-"} else "-"
 
 
+@functools.cache
+def pod_plans():
+    """experiments/pods/plan_all.py as a module."""
+    spec = importlib.util.spec_from_file_location("plan_all", POD_PLANS)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def planned(name: str, config, params) -> list[str]:
+    """What a chip of the intended slice holds, by the recorded plan."""
+    plan = pod_plans().read_plans().get(name)
+    assert plan is not None, f"no plan is recorded: python experiments/pods/plan_all.py {name}"
+    anew = f"the recorded plan is of other settings: python experiments/pods/plan_all.py {name}"
+    assert plan["topology"] == pod_plans().TOPOLOGIES[name] and plan["batch_size"] == config.batch_size, anew
+    assert plan["memory"]["parameters"] == parameter_bytes(config, params, plan["mesh"]), anew
+    mesh = " ".join(f"{axis}={size}" for axis, size in plan["mesh"].items() if size > 1)
+    lines = [f"MiB of a chip on {plan['topology']}{f', {mesh}' if mesh else ''}"]
+    return [*lines, *(f"{part} = {size / 2**20:.1f}" for part, size in plan["memory"].items())]
+
+
+def parameter_bytes(config, params, mesh: dict[str, int]) -> int:
+    """Bytes of all parameters on one device of a mesh."""
+
+    def share(path, leaf) -> int:
+        spec = param_spec(path_name(path), leaf.shape, mesh, config.mesh.rules, config.mesh.fsdp_min_size)
+        return leaf.size * leaf.dtype.itemsize // math.prod(mesh[axis] for axis in spec if axis)
+
+    return sum(jax.tree.leaves(jax.tree_util.tree_map_with_path(share, params)))
+
+
 def file_of(spec: str) -> pathlib.Path:
     return FOLDER / f"{pathlib.Path(spec).name.replace('.py', '').replace(':', '_')}.txt"
 
@@ -89,6 +129,18 @@ def test_golden(spec):
 
 def test_no_golden_file_is_left_over():
     assert {path.name for path in FOLDER.iterdir()} == {file_of(spec).name for spec in SPECS}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vit_digits.py", "clip_vitl14.py:cc12m"])
+def test_recorded_plans_are_those_of_the_compiler(name, monkeypatch):
+    pytest.importorskip("libtpu")
+    for variable in [name for name in os.environ if name.startswith(("JAX_", "XLA_"))]:
+        monkeypatch.delenv(variable)  # of the tests, which compile with few optimisations
+    recorded = pod_plans().read_plans()[name]
+    made = pod_plans().plan(name, recorded["topology"])
+    assert made["fits"] and made["flops_per_device"] == pytest.approx(recorded["flops_per_device"], rel=0.01)
+    assert made["memory"]["needed"] == pytest.approx(recorded["memory"]["needed"], rel=0.05)
 
 
 if __name__ == "__main__":
