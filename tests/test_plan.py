@@ -121,6 +121,13 @@ def test_a_slice_that_is_not_there():
 
 
 @pytest.mark.slow
+def test_meshes_may_divide_an_axis_of_the_torus():
+    for topology in ("v5e:4x4", "v5e:4x4*2"):
+        status, report = plan_for(topology, *TINY, "--config.mesh.fsdp=8")
+        assert status == 0 and report["mesh"] == {"data": report["devices"] // 8, "fsdp": 8, "tensor": 1}
+
+
+@pytest.mark.slow
 def test_two_slices_exchange_gradients_alone():
     status, report = plan_for("v5e:2x2*2", *TINY)
     assert status == 0 and report["devices"] == 8

@@ -50,11 +50,11 @@ def make_mesh(config, devices=None) -> Mesh:
     across = share_slices(sizes, across, count_slices(devices))
     if math.prod(across) > 1:
         within = [size // factor for size, factor in zip(sizes, across, strict=True)]
-        grid = mesh_utils.create_hybrid_device_mesh(within, across, devices)
+        grid = mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=True)
     elif devices[0].platform == "cpu":  # create_device_mesh would warn that it knows no topology
         grid = np.array(devices).reshape(sizes)
     else:
-        grid = mesh_utils.create_device_mesh(sizes, devices)
+        grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
