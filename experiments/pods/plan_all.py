@@ -63,9 +63,9 @@ TOPOLOGIES = {
 }
 
 
-def read_plans(path: pathlib.Path = PLANS) -> dict[str, dict]:
+def read_plans() -> dict[str, dict]:
     """The recorded plans by config."""
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = PLANS.read_text().splitlines() if PLANS.exists() else []
     return {plan["config"]: plan for plan in map(json.loads, lines)}
 
 

@@ -21,7 +21,7 @@ class Case(NamedTuple):
     name: str
     config: str
     batch: int  # of a chip
-    arguments: tuple[str, ...] = ()
+    arguments: tuple[str, ...]
 
 
 SCAN = "--config.model.scan=True"  # compiles faster

@@ -12,6 +12,7 @@ from vision_jax.planning.hlo import Program
 from vision_jax.planning.products import product_flops
 from vision_jax.planning.topology import Chip
 from vision_jax.planning.traffic import memory_traffic
+from vision_jax.training.partitioning import slice_of
 from vision_jax.training.setup import Setup, trace_step
 
 
@@ -77,11 +78,10 @@ def compile_plan(setup: Setup) -> tuple[jax.stages.Compiled, Memory, Work]:
     except jax.errors.JaxRuntimeError as error:
         raise _refusal(str(error), state_memory(setup).total) from error
     program = Program(compiled.as_text())
-    slice_of = [getattr(device, "slice_index", 0) or 0 for device in devices]
     work = Work(
         product_flops(program),
         memory_traffic(program),
-        tuple(collectives(program, slice_of)),
+        tuple(collectives(program, [slice_of(device) for device in devices])),
         program.cycles(),
     )
     return compiled, _memory(setup, compiled.memory_analysis()), work

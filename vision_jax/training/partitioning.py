@@ -58,9 +58,13 @@ def make_mesh(config, devices=None) -> Mesh:
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
+def slice_of(device) -> int:
+    """The group of devices with fast links among each other that a device is in; 0 where there is but one."""
+    return getattr(device, "slice_index", 0) or 0
+
+
 def count_slices(devices) -> int:
-    """Groups of devices with fast links among each other."""
-    return len({getattr(device, "slice_index", 0) for device in devices})
+    return len(set(map(slice_of, devices)))
 
 
 def share_slices(sizes: list[int], across: list[int], slices: int) -> list[int]:
