@@ -11,7 +11,7 @@ import typing
 from collections.abc import Callable, Sequence
 
 from vision_jax.config import Section, nearest
-from vision_jax.errors import ConfigError
+from vision_jax.errors import ConfigError, RunError, Stopped
 
 
 class Parser(argparse.ArgumentParser):
@@ -22,15 +22,18 @@ class Parser(argparse.ArgumentParser):
 
 
 def report_errors(command: Callable[[], None]) -> Callable[[], None]:
-    """`command`, whose ConfigError becomes one line on stderr and exit status 2."""
+    """`command`, whose errors for people become one line on stderr and their exit status: see `vision_jax.errors`."""
 
     @functools.wraps(command)
     def reporting() -> None:
         try:
             command()
-        except ConfigError as error:
+        except (ConfigError, RunError) as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-            sys.exit(2)
+            sys.exit(2 if isinstance(error, ConfigError) else 1)
+        except Stopped as stop:
+            print(stop, file=sys.stderr)
+            sys.exit(128 + stop.number)
 
     return reporting
 

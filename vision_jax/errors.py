@@ -1,5 +1,19 @@
-"""The one kind of error that a user can mend: commands print its message as a single line and exit with status 2."""
+"""The errors that end a command in one line, and what they mean for its exit status."""
+
+import signal
 
 
 class ConfigError(ValueError):
-    """A config, file or argument that cannot work; the message names it and says what would be right."""
+    """A config, file or argument that cannot work; the message names it and says what would be right. Exit status 2."""
+
+
+class RunError(RuntimeError):
+    """What stops a run from outside its config: a full disk, a lost worker. The message says what is safe. Exit status 1."""
+
+
+class Stopped(Exception):
+    """A signal stopped the command, which has put in order what it had begun. Exit status 128 + the signal's number."""
+
+    def __init__(self, number: int, message: str = ""):
+        self.number = signal.Signals(number)
+        super().__init__(message or f"stopped by {self.number.name}")

@@ -1,0 +1,74 @@
+"""Reading files that a stranger may have made: regular files alone, JSON within bounds, names fit to print."""
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+from vision_jax import limits
+
+
+class NotRegular(OSError):
+    """What lies at a path is no regular file: a pipe or a device, reading which may wait for ever or never end."""
+
+    def __init__(self, kind: str, path: str):
+        super().__init__(0, f"it is {kind}, not a regular file", path)
+
+
+_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+
+
+def open_regular(path: str | os.PathLike) -> BinaryIO:
+    """The file at `path` (links are followed), open for reading, unbuffered. Never waits.
+
+    Raises OSError whose `strerror` says what is wrong, `NotRegular` among them.
+    """
+    path = os.fspath(path)
+    if "\0" in path:
+        raise FileNotFoundError(2, "a name cannot hold a NUL character", path.replace("\0", "\\0"))
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe opens at once instead of waiting
+    try:
+        mode = os.fstat(number).st_mode
+        if not stat.S_ISREG(mode):
+            raise NotRegular(_KINDS.get(stat.S_IFMT(mode), "something else"), path)
+        return os.fdopen(number, "rb", buffering=0)
+    except BaseException:
+        os.close(number)
+        raise
+
+
+def read_regular(path: str | os.PathLike, most: int) -> bytes:
+    """The whole content of a regular file of at most `most` bytes. Raises OSError whose `strerror` says what is wrong."""
+    with open_regular(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > most:
+            raise OSError(27, f"it has {size:,} bytes, more than the {most:,} that are read", os.fspath(path))
+        return stream.readall()
+
+
+def read_json(path: str | os.PathLike, most: int = limits.JSON_BYTES, pairs: Callable | None = None) -> Any:
+    """The value of a JSON file. Raises OSError for the file, ValueError for what it holds."""
+    return parse_json(read_regular(path, most), most, pairs)
+
+
+def parse_json(content: bytes | str, most: int = limits.JSON_BYTES, pairs: Callable | None = None) -> Any:
+    """The value of a JSON text of at most `most` bytes; `pairs` as json's object_pairs_hook. Raises ValueError alone."""
+    if len(content) > most:
+        raise ValueError(f"{len(content):,} bytes of JSON, more than the {most:,} that are read")
+    try:
+        return json.loads(content, object_pairs_hook=pairs)
+    except RecursionError:
+        raise ValueError("JSON nested too deeply") from None
+
+
+def printable(name: Any, most: int = 200) -> str:
+    """A name from a file as it may be printed: control characters and what no terminal shows escaped, its middle cut."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name)[: 4 * most])
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 4 :]}"

@@ -1,0 +1,7 @@
+"""How much of what a stranger's file asks for is granted: every bound on reading files, in one place.
+
+Reading anything takes at most 512 MiB of memory besides twice the file's size on disk; a file that asks for more ends in
+one line.
+"""
+
+JSON_BYTES = 16 * 2**20  # of a JSON file or text; Python's objects take up to 24 times its size
