@@ -2,13 +2,16 @@
 
 import argparse
 import ast
+import contextlib
 import functools
 import importlib.util
 import inspect
+import os
 import pathlib
+import signal
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from vision_jax.config import Section, nearest
 from vision_jax.errors import ConfigError, RunError, Stopped
@@ -27,15 +30,50 @@ def report_errors(command: Callable[[], None]) -> Callable[[], None]:
     @functools.wraps(command)
     def reporting() -> None:
         try:
-            command()
+            with _signals_raise():
+                command()
         except (ConfigError, RunError) as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             sys.exit(2 if isinstance(error, ConfigError) else 1)
+        except RuntimeError as error:
+            if not (line := _of_device(error)):
+                raise
+            print(f"error: {line}", file=sys.stderr)
+            sys.exit(2)
         except Stopped as stop:
             print(stop, file=sys.stderr)
             sys.exit(128 + stop.number)
 
     return reporting
+
+
+@contextlib.contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Inside, SIGTERM and Ctrl-C raise `Stopped` where the program stands."""
+
+    def stop(number: int, _) -> None:
+        raise Stopped(number)
+
+    before = {}
+    with contextlib.suppress(ValueError):  # not in the main thread: the caller's own handlers stay
+        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _of_device(error: RuntimeError) -> str:
+    """What JAX's error about devices comes to, in one line; empty for any other error."""
+    first = (str(error).splitlines() or [""])[0]
+    if "Unable to initialize backend" in first or "Unknown backend" in first:
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        return (
+            f"JAX_PLATFORMS={asked} asks for devices that JAX does not find ({first}): install JAX for them, such as with"
+            " the extra [cuda] or [tpu], or unset it"
+        )
+    return f"JAX: {first}" if type(error).__name__ == "JaxRuntimeError" else ""
 
 
 def load_config(spec: str) -> Section:

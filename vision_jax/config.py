@@ -19,7 +19,7 @@ import difflib
 import json
 import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -353,28 +353,11 @@ def steps_of(duration: str, batch_size: int, num_examples: int, key: str = "dura
     return max(round(steps), 1) if steps > 0 else 0
 
 
-# What may change when a run is continued: it alters neither the numbers nor their order.
-FREE_ON_RESUME = (
-    "mesh", "checkpoint", "evals", "log", "data.workers", "data.threads", "data.prefetch", "data.tfds_dir",
-    "data.max_broken", "optimizer.max_skipped",
-)  # fmt: skip
-
-
-def differences(saved: Section, config: Section) -> list[str]:
-    """'key: was X, is Y' for every key that must not change when a run is continued."""
-    old, new = dict(_leaves(saved)), dict(_leaves(config))
-    return [
-        f"{key}: was {old.get(key)!r}, is {new.get(key)!r}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-        and not any(key == free or key.startswith(f"{free}.") for free in FREE_ON_RESUME)
-    ]
-
-
-def _leaves(section: Section, path: str = ""):
+def leaves(section: Section, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of everything in a config."""
     for name, value in section.items():
         if isinstance(value, Section):
-            yield from _leaves(value, f"{path}{name}.")
+            yield from leaves(value, f"{path}{name}.")
         else:
             yield path + name, value
 
@@ -383,7 +366,7 @@ def derive(config: Section, num_examples: int) -> dict[str, Any]:
     """What follows from the config and the length of an epoch: every duration in steps."""
     durations = {
         key: steps_of(value, config.batch_size, num_examples, key)
-        for key, value in _leaves(config)
+        for key, value in leaves(config)
         if _entry(key).type is Duration
     }
     if durations["duration"] < 1:

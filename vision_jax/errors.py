@@ -11,8 +11,11 @@ class RunError(RuntimeError):
     """What stops a run from outside its config: a full disk, a lost worker. The message says what is safe. Exit status 1."""
 
 
-class Stopped(Exception):
-    """A signal stopped the command, which has put in order what it had begun. Exit status 128 + the signal's number."""
+class Stopped(BaseException):
+    """A signal stopped the command, which has put in order what it had begun. Exit status 128 + the signal's number.
+
+    No `Exception`, since it may be raised anywhere, and must pass what mends errors there.
+    """
 
     def __init__(self, number: int, message: str = ""):
         self.number = signal.Signals(number)

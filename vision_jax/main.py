@@ -5,8 +5,8 @@
     python -m vision_jax.main --mode=eval --checkpoint=best --workdir=runs/digits
 
 A config file defines `get_config()`, or `get_config(arg)` for `--config=FILE:ARG`. `--config.KEY=VALUE` overrides any key
-of the schema or field of the model. Starting again with the same work folder continues the run exactly. Errors that a
-user can mend are one line on stderr and exit status 2. Several processes, on a TPU pod, under Slurm or Open MPI, or with
+of the schema or field of the model. Starting again with the same work folder continues the run exactly. Exit status: 0
+finished, 2 an error that a user can mend, 1 any other, 128 + its number after a signal; errors are one line on stderr. Several processes, on a TPU pod, under Slurm or Open MPI, or with
 `--coordinator=HOST:PORT --process_id=I --num_processes=N`, are one run: see experiments/launch.
 """
 
@@ -34,6 +34,13 @@ def parse(argv: list[str]):
     parser.add_argument(
         "--checkpoint", default="last", help="what --mode=eval loads: last, best, a step or a folder (default: last)"
     )
+    parser.add_argument(
+        "--accept",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="go on with a run though this key, or 'data', changed",
+    )
     parser.add_argument("--coordinator", help="HOST:PORT of process 0, where the environment does not tell")
     parser.add_argument("--process_id", type=int, help="which of the processes this is, from 0")
     parser.add_argument("--num_processes", type=int, help="how many processes train together")
@@ -41,6 +48,11 @@ def parse(argv: list[str]):
         "--process_timeout", type=int, default=100, help="seconds after which a silent process counts as lost"
     )
     args, overrides = parser.parse_known_args(argv)
+    if "://" in args.workdir:
+        raise ConfigError(
+            f"--workdir={args.workdir}: the work folder must be on a mounted file system; copy it to storage of this kind"
+            " after the run, or mount that as a folder"
+        )
     workdir = pathlib.Path(args.workdir).expanduser().absolute()
     if args.config:
         config = load_config(args.config)
@@ -48,7 +60,7 @@ def parse(argv: list[str]):
         config = read_run_config(workdir)
     else:
         raise ConfigError("--config=FILE is needed for training")
-    apply_overrides(overrides, config, ("--workdir", "--mode", "--checkpoint", *OF_PROCESSES))
+    apply_overrides(overrides, config, ("--workdir", "--mode", "--checkpoint", "--accept", *OF_PROCESSES))
     return args, config, workdir
 
 
@@ -63,7 +75,7 @@ def run(argv: list[str]) -> None:
         from vision_jax.training import loop
 
         if args.mode == "train":
-            loop.train(config, workdir)
+            loop.train(config, workdir, args.accept)
         else:
             loop.evaluate(config, workdir, args.checkpoint)
 

@@ -25,10 +25,11 @@ from vision_jax.data import open_source
 from vision_jax.data.feed import device_batches
 from vision_jax.data.pipeline import train_batches
 from vision_jax.tasks.classification import Classification
-from vision_jax.training.loop import run
+from vision_jax.training.loop import Loop
 from vision_jax.training.profiling import Profiler
 from vision_jax.training.reporting import Reporter
 from vision_jax.training.setup import compile_step, prepare
+from vision_jax.training.stopping import StopRequest
 
 
 def make_pictures(folder: pathlib.Path, count: int = 64) -> str:
@@ -64,9 +65,6 @@ class NoCheckpoints:
 
     def wait(self): ...
 
-    def improves(self, _):
-        return False
-
 
 class Runner:
     """One prepared and compiled configuration, to be timed again and again."""
@@ -96,10 +94,10 @@ class Runner:
         reporter = Reporter(
             None, total_steps=total, batch_size=self.setup.config.batch_size, stream=io.StringIO(), is_writer=False
         )
-        stop = argparse.Namespace(requested="")
         with jax.set_mesh(self.setup.mesh):
             state = jax.block_until_ready(self.create())
-            run(self.setup, self.step, state, {}, NoCheckpoints(), reporter, Profiler(pathlib.Path()), stop)
+            rest = {}, NoCheckpoints(), reporter, Profiler(pathlib.Path()), StopRequest()
+            Loop(self.setup, self.step, state, *rest).run()
         return reporter.summary()["images_per_second"]
 
 

@@ -7,10 +7,12 @@ k on are those of a run that was never interrupted, for any number of workers, t
 data needs saving but the step.
 """
 
+import contextlib
 import dataclasses
 import functools
 import gc
 import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import shutil
 import signal
@@ -29,6 +31,7 @@ from vision_jax.errors import ConfigError
 
 Batch = dict[str, np.ndarray]
 
+_STOP = (signal.SIGTERM, signal.SIGINT)
 _ENDLESS = 2**60  # examples; at sys.maxsize, which Grain uses, its own rounding overflows
 _reported: set[str] = set()  # names of broken images, in this process
 
@@ -54,8 +57,9 @@ class Batches(Iterator[Batch]):
         if workers:
             options = grain.MultiprocessingOptions(num_workers=workers)
             dataset = dataset.mp_prefetch(options, worker_init_fn=_start_worker)
-        self._iterator = iter(dataset)
-        self._iterator.start_prefetch()
+        with _signals_held():
+            self._iterator = iter(dataset)
+            self._iterator.start_prefetch()
 
     def __next__(self) -> Batch:
         if self._iterator is None:
@@ -271,9 +275,24 @@ def _parse_absl_flags() -> None:
         flags.FLAGS.mark_as_parsed()
 
 
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Processes started inside get no SIGTERM or Ctrl-C before they ignore them: a signal mask is inherited."""
+    multiprocessing.resource_tracker.ensure_running()  # which would lift the mask when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker(index: int, count: int) -> None:
-    """In a worker: leave Ctrl-C to the parent, and end with it however it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """In a worker: leave signals that stop a run to the parent, and end with it however it ends.
+
+    Ctrl-C reaches all processes of a terminal, and a scheduler's SIGTERM often all of a job.
+    """
+    for number in _STOP:
+        signal.signal(number, signal.SIG_IGN)
 
     def follow_parent():
         multiprocessing.parent_process().join()

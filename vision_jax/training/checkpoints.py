@@ -5,134 +5,249 @@ was read is what was written (Orbax has no checksum of its own: a flipped byte r
 """
 
 import contextlib
+import gc
 import logging
 import math
 import pathlib
-from collections.abc import Iterator
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from vision_jax.errors import ConfigError
+from vision_jax.errors import ConfigError, RunError
 from vision_jax.models.stacking import path_name
 from vision_jax.training.distributed import any_process, from_first, wait_for_all
-from vision_jax.weights.work_folder import DamagedCheckpoint, checksums, first_line, waiting_for_none
+from vision_jax.weights.work_folder import DamagedCheckpoint, checkpoint_steps, checksums, first_line, waiting_for_none
 
 log = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The checkpoints of one run, in `folder`/<step>. Keeps the newest `keep` and the best by `best` (a metric's name)."""
+    """The checkpoints of one run, in `folder`/<step>. Keeps the newest `keep` and the best.
+
+    values: step -> the metric that decides which is best (`metric_values`), of what the run has evaluated so far; a
+    checkpoint is often older than its evaluation, so that no metric lies within.
+    """
 
     def __init__(
-        self, folder: pathlib.Path, *, keep: int = 2, best: str = "", best_mode: str = "max", verify: bool = True
+        self,
+        folder: pathlib.Path,
+        *,
+        keep: int = 2,
+        best: str = "",
+        best_mode: str = "max",
+        verify: bool = True,
+        values: dict[int, float] | None = None,
     ):
-        policies = ocp.training.preservation_policies
-        rules: list = [policies.LatestN(max(keep, 1))]
-        if best:
-            sign = 1 if best_mode == "max" else -1
-            rules.append(
-                policies.BestN(get_metric_fn=lambda m: sign * m[best], n=1, keep_checkpoints_without_metrics=False)
-            )
-        self.best, self.best_mode, self.verify = best, best_mode, verify
-        self.orbax = ocp.training.Checkpointer(
-            pathlib.Path(folder).absolute(),
-            preservation_policy=policies.AnyPreservationPolicy(rules),
-            cleanup_tmp_directories=True,
-        )
+        self.folder = pathlib.Path(folder).absolute()
+        self.keep, self.best, self.verify = max(keep, 1), best, verify
+        self.sign = 1 if best_mode == "max" else -1
+        self.values = dict(values or {})
+        self.last = -1  # the newest step that is saved, or being saved
+        self.writing: tuple[int, Any] | None = None  # a step, and Orbax's answer about it
+        self._orbax = None
 
     def steps(self) -> list[int]:
-        return sorted(checkpoint.step for checkpoint in self.orbax.checkpoints)
+        """Steps of all checkpoints that lie in the folder, whole or not."""
+        return checkpoint_steps(self.folder)
 
-    def best_value(self) -> float | None:
-        """The best value so far of the metric that decides, or None."""
-        values = [c.metrics[self.best] for c in self.orbax.checkpoints if c.metrics and self.best in c.metrics]
-        return (max if self.best_mode == "max" else min)(values, default=None)
+    def best_step(self, steps: Sequence[int]) -> int | None:
+        """Of these steps the one with the best value, the earliest of equals; None where none has been evaluated."""
+        known = [step for step in steps if step in self.values]
+        return max(known, key=lambda step: (self.sign * self.values[step], -step), default=None)
 
-    def improves(self, metrics: dict[str, float]) -> bool:
-        """Whether these metrics would make the best checkpoint so far, in process 0's eyes."""
-        value, best = metrics.get(self.best), self.best_value()
+    def evaluated(self, step: int, metrics: dict[str, float]) -> bool:
+        """Takes note of an evaluation; whether it makes this step the best so far, in the eyes of process 0."""
+        value = metrics.get(self.best)
         if value is None or not math.isfinite(value):
             return False
-        return bool(from_first(best is None or (value > best if self.best_mode == "max" else value < best)))
+        before = self.best_step({*self.steps(), *([self.last] if self.last >= 0 else [])} - {step})
+        self.values[step] = value
+        return bool(from_first(before is None or self.sign * value > self.sign * self.values[before]))
 
-    def save(self, step: int, state: Any, metrics: dict[str, float] | None = None) -> None:
-        """Starts saving the state in the background; it may be donated at once. A step already saved is left alone."""
-        if step in self.steps():
+    def save(self, step: int, state: Any) -> None:
+        """Starts saving the state in the background; it may be donated at once. A step already saved is left alone.
+
+        Raises RunError where this checkpoint, or the one before, cannot be written.
+        """
+        if step <= self.last:
             return
-        value = (metrics or {}).get(self.best, math.nan)
-        self.orbax.save_async(
-            step,
-            state,
-            force=True,
-            metrics={self.best: value} if math.isfinite(value) else None,
-            custom_metadata={"checksums": checksums(state)},
-        )
+        self.wait()
+        about = {"checksums": checksums(state)}
+        with self._told(step):
+            answer = self._checkpointer().save_async(step, state, force=True, custom_metadata=about)
+        self.writing, self.last = (step, answer), step
 
-    def restore(self, abstract_state: Any) -> Any | None:
+    def wait(self) -> None:
+        """Returns when everything is written. Raises RunError where it could not be."""
+        if self.writing:
+            (step, answer), self.writing = self.writing, None
+            with self._told(step):
+                answer.result()  # and not orbax.wait(): until it is asked for, an answer holds a thread and its descriptors
+
+    def close(self) -> None:
+        self.wait()
+        if self._orbax:
+            self._orbax.close()
+            self._orbax = None
+
+    def restore(self, abstract_state: Any, restart: bool = False) -> Any | None:
         """The newest state that is whole, placed as the `sharding`s of `abstract_state` say; None if there is none.
 
-        A damaged checkpoint is passed over loudly and set aside as `damaged-<step>`. One of another structure raises
-        ConfigError: that is another model or optimizer, which no older checkpoint would mend. What one process cannot
-        read, none uses.
+        A damaged checkpoint is passed over loudly and set aside as `damaged-<step>`. Raises ConfigError where there are
+        checkpoints and none can be used: they are all damaged, or of another model or optimizer. With `restart` these are
+        set aside, too. What one process cannot read, none uses.
         """
-        while (step := from_first(max(self.steps(), default=-1))) >= 0:
+        older, problems = self.steps(), []
+        while (step := from_first(older.pop() if older else -1)) >= 0:
             try:
-                return self._read(step, abstract_state)
-            except DamagedCheckpoint as error:
-                log.warning("checkpoint %d is damaged (%s): passing over it to an older one", step, error)
-                folder = pathlib.Path(self.orbax.directory)
-                if jax.process_index() == 0:
-                    (folder / str(step)).rename(folder / f"damaged-{step}")
-                wait_for_all("set aside")
-                self.orbax.reload()
+                state = self._read(step, abstract_state)
+            except (DamagedCheckpoint, OtherStructure) as error:
+                problems.append((step, error))
+                continue
+            self._set_aside(problems)
+            self.last = step
+            return state
+        if problems and not restart:
+            raise self._none_whole(problems)
+        self._set_aside(problems)
         return None
 
+    def check_space(self, abstract_state: Any) -> None:
+        """Raises ConfigError unless the disk has room for the checkpoints that the run will hold at a time."""
+        bytes_each = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract_state))
+        held = self.keep + bool(self.best) + 1  # a new one is written before an old one goes
+        missing = max(held - len(self.steps()), 1)
+        free = shutil.disk_usage(self.folder.parent).free
+        if free < missing * bytes_each:
+            raise ConfigError(
+                f"{self.folder.parent} has {_size(free)} free, and this run needs about {_size(missing * bytes_each)}:"
+                f" {missing} checkpoints of {_size(bytes_each)}; free some, take another --workdir or lower checkpoint.keep"
+            )
+
+    def _checkpointer(self) -> Any:
+        # Made late: what is damaged has been set aside before Orbax looks at the folder.
+        if self._orbax is None:
+            self._orbax = ocp.training.Checkpointer(
+                self.folder, preservation_policy=_Keep(self), cleanup_tmp_directories=True
+            )
+        return self._orbax
+
+    @contextlib.contextmanager
+    def _told(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            whole = [known for known in self.steps() if known < step]
+            safe = f"that of step {whole[-1]} is safe" if whole else "there is none before it"
+            self.last, self._orbax = max(whole, default=-1), None  # what Orbax began is lost with it
+            raise RunError(
+                f"the checkpoint of step {step} cannot be written to {self.folder}: {_reason(error)}; {safe}, and"
+                " the same command continues once it can be"
+            ) from error
+
     def _read(self, step: int, abstract_state: Any) -> Any:
-        folder = pathlib.Path(self.orbax.directory) / str(step)
+        folder = self.folder / str(step)
         with whole_everywhere(), waiting_for_none():
             metadata = ocp.metadata(folder)
             saved = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(metadata.metadata)}
-            expected_sums = metadata.custom_metadata["checksums"]
-        check_structure(f"checkpoint {step} in {folder.parent}", saved, abstract_state)
+            expected_sums = dict(metadata.custom_metadata["checksums"])
+        check_structure(f"checkpoint {step} in {self.folder}", saved, abstract_state)
         with whole_everywhere(), waiting_for_none():
             state = ocp.load(folder, abstract_state)
         if self.verify:
             wrong = [name for name, value in checksums(state).items() if value != expected_sums.get(name)]
             if wrong:
                 raise DamagedCheckpoint(f"{wrong[0]} does not have the checksum it was saved with")
+        if int(state.step) != step:
+            raise DamagedCheckpoint(f"it holds step {int(state.step)}")
         return state
 
-    def wait(self) -> None:
-        """Returns when everything is written; raises what failed in the background."""
-        self.orbax.wait()
+    def _set_aside(self, problems: list[tuple[int, Exception]]) -> None:
+        for step, error in problems:
+            log.warning("checkpoint %d is damaged (%s): passed over, and set aside as damaged-%d", step, error, step)
+            if jax.process_index() == 0:
+                names = (f"damaged-{step}{again}" for again in ("", *(f"-{i}" for i in range(2, sys.maxsize))))
+                free = next(name for name in names if not (self.folder / name).exists())
+                (self.folder / str(step)).rename(self.folder / free)
+        if problems:
+            wait_for_all("set aside")
 
-    def close(self) -> None:
-        self.orbax.close()
+    def _none_whole(self, problems: list[tuple[int, Exception]]) -> ConfigError:
+        for _, error in problems:
+            if isinstance(error, OtherStructure):
+                return error
+        reasons = "; ".join(f"{step}: {error}" for step, error in problems[:3])
+        return ConfigError(
+            f"every checkpoint in {self.folder} is damaged ({reasons}): put back a copy of one, or begin again from step 0"
+            " with --accept=restart, which sets them aside"
+        )
+
+
+class _Keep:
+    """Orbax's preservation policy: the newest checkpoints, and the best of those that are evaluated."""
+
+    def __init__(self, checkpoints: Checkpoints):
+        self.checkpoints = checkpoints
+
+    def should_preserve(self, checkpoints: Sequence, *, context) -> list[bool]:
+        steps = sorted(checkpoint.step for checkpoint in checkpoints)
+        kept = {*steps[-self.checkpoints.keep :], self.checkpoints.best_step(steps)}
+        return [checkpoint.step in kept for checkpoint in checkpoints]
+
+
+class OtherStructure(ConfigError):
+    """A checkpoint of another model or optimizer."""
 
 
 @contextlib.contextmanager
 def whole_everywhere() -> Iterator[None]:
     """Raises DamagedCheckpoint in every process where reading fails in one, of whatever Orbax meets in a torn file."""
     problem = None
+    with _without_chatter():
+        try:
+            yield
+        except Exception as error:
+            problem = first_line(error)  # not the error itself: its frames keep Orbax's unfinished reads alive
+    if any_process(problem is not None):
+        raise DamagedCheckpoint(problem or "another process cannot read it")
+
+
+@contextlib.contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Reads that Orbax leaves unfinished after a first failure end in many lines on stderr, of which none helps."""
+    hooks = sys.excepthook, sys.unraisablehook
+    sys.excepthook = sys.unraisablehook = lambda *_: None
     try:
         yield
-    except Exception as error:
-        problem = error
-    if any_process(problem is not None):
-        raise DamagedCheckpoint(first_line(problem) if problem else "another process cannot read it") from problem
+        gc.collect()
+    finally:
+        sys.excepthook, sys.unraisablehook = hooks
 
 
 def check_structure(what: str, saved: dict[str, Any], abstract_state: Any) -> None:
-    """Raises ConfigError where the arrays named in a checkpoint differ from the state's in name or shape."""
+    """Raises OtherStructure where the arrays named in a checkpoint differ from the state's in name or shape."""
     wanted = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_state)}
     for name, leaf in wanted.items():
         if name not in saved:
-            raise ConfigError(f"{what} has no '{name}', which this config's model or optimizer has")
+            raise OtherStructure(f"{what} has no '{name}', which this config's model or optimizer has")
         if tuple(saved[name].shape) != tuple(leaf.shape) or saved[name].dtype != leaf.dtype:
-            raise ConfigError(
+            raise OtherStructure(
                 f"{what} holds '{name}' as {saved[name].dtype}{list(saved[name].shape)}, this config needs {leaf.dtype}{list(leaf.shape)}"
             )
     if extra := saved.keys() - wanted.keys():
-        raise ConfigError(f"{what} holds '{min(extra)}', which this config's model or optimizer does not have")
+        raise OtherStructure(f"{what} holds '{min(extra)}', which this config's model or optimizer does not have")
+
+
+def _reason(error: BaseException) -> str:
+    """The system's own words where they are in an error of Orbax's, else its first line."""
+    text = str(error)
+    known = ("No space left on device", "Disk quota exceeded", "Read-only file system", "Permission denied")
+    return next((words for words in known if words in text), first_line(error))
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"

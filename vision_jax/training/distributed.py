@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from vision_jax.errors import ConfigError
+from vision_jax.errors import ConfigError, RunError, Stopped
 
 START_TIMEOUT = 300  # seconds within which all processes must have started
 WATCH_EVERY = 1.0  # seconds between two looks at whether another process failed
@@ -98,13 +98,11 @@ def several_processes(explicit: Processes | None = None, timeout: int = 100) -> 
     try:
         yield
         jax.distributed.shutdown()  # waits for the others
-    except SystemExit as stop:
-        if stop.code:
-            watch.fail(f"failed: exit status {stop.code}", 1)
+    except Stopped:
         jax.distributed.shutdown()
         raise
-    except ConfigError as error:
-        watch.fail(f"failed: {' '.join(str(error).split())}", 2)
+    except (ConfigError, RunError) as error:
+        watch.fail(f"failed: {' '.join(str(error).split())}", 2 if isinstance(error, ConfigError) else 1)
     except BaseException as error:
         what = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         if isinstance(error, jax.errors.JaxRuntimeError) and any(word in what for word in OF_OTHERS):
@@ -210,7 +208,7 @@ def is_writer() -> bool:
     return jax.process_index() == 0
 
 
-def reached_stop(step: int) -> bool:
+def stop_agreed(step: int) -> bool:
     """Whether all processes stop after this step, since one of them got SIGTERM; each asks at every step, and none waits
     unless one did. The step is the first that none of them has passed."""
     return multihost_utils.reached_preemption_sync_point(step)

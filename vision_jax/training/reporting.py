@@ -16,6 +16,7 @@ from PIL import Image
 
 from vision_jax.errors import ConfigError
 from vision_jax.training.throughput import Spans
+from vision_jax.weights.work_folder import metric_rows
 
 
 class Reporter:
@@ -61,12 +62,18 @@ class Reporter:
         self._line = ProgressLine(stream or sys.stderr, clock) if is_writer else None
         self._workdir = workdir if is_writer else None
         self._file = self._events = None
+        self._rows: list[dict] = []  # what an earlier process of the run has written
         if self._workdir is not None:
             path = self._workdir / "metrics.jsonl"
-            for row in truncate_jsonl(path, start_step):
+            self._rows = truncate_jsonl(path, start_step)
+            for row in self._rows:
                 self._latest |= row
             self._file = path.open("a", encoding="utf-8")
             self._events = _event_writer(self._workdir / "tensorboard", start_step) if tensorboard else None
+
+    def names_at(self, step: int) -> set[str]:
+        """Names of the metrics that an earlier process of the run has written at a step."""
+        return {name for row in self._rows if row["step"] == step for name in row}
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Appends one line; values are numbers, or arrays of one number, which are then waited for.
@@ -195,17 +202,8 @@ class ProgressLine:
 
 def truncate_jsonl(path: pathlib.Path, step: int) -> list[dict]:
     """Keeps the whole lines whose "step" is at most `step` (none at step 0), atomically, and returns them as objects."""
-    kept, rows = [], []
-    for line in path.read_bytes().splitlines() if path.exists() and step > 0 else []:
-        try:
-            row = json.loads(line)
-            keep = row["step"] <= step
-        except (ValueError, TypeError, KeyError):  # torn by a kill
-            continue
-        if keep:
-            kept.append(line + b"\n")
-            rows.append(row)
-    write_atomically(path, b"".join(kept))
+    rows = [row for row in metric_rows(path.parent) if row["step"] <= step] if step > 0 else []
+    write_atomically(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode())
     return rows
 
 

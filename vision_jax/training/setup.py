@@ -38,7 +38,7 @@ class Setup(NamedTuple):
 
     config: Any
     derived: dict  # durations in steps and the scaled learning rate
-    class_names: tuple[str, ...]
+    source: Any  # of the training data
     task: Any
     mesh: Mesh
     optimizer: Any
@@ -86,9 +86,7 @@ def prepare(config, devices=None, task=None, source=None) -> Setup:
     frozen = [group.frozen for group in param_groups(config, params)]
     trains = jax.tree.unflatten(jax.tree.structure(params), [not value for value in frozen])
     flops = model_flops(task, placed.variables, batch, trains)
-    return Setup(
-        config, derived, source.class_names, task, mesh, optimizer, schedule, create, placed, batch, trains, flops
-    )
+    return Setup(config, derived, source, task, mesh, optimizer, schedule, create, placed, batch, trains, flops)
 
 
 def model_flops(task, variables: dict, batch: dict, trains) -> int:

@@ -1,5 +1,6 @@
 """The work folder of a run of this project, as a source: its config and the variables of its checkpoints."""
 
+import contextlib
 import json
 import pathlib
 from typing import Any
@@ -10,7 +11,10 @@ import numpy as np
 
 from vision_jax.config import Section, from_dict
 from vision_jax.errors import ConfigError
+from vision_jax.files import read_json
 from vision_jax.models.stacking import path_name
+
+RECORD_ONLY = ("derived", "accepted")  # of config.json, what is no key of the config
 
 
 class DamagedCheckpoint(Exception):
@@ -24,26 +28,56 @@ def is_work_folder(path: pathlib.Path) -> bool:
 
 def class_names(workdir: pathlib.Path) -> tuple[str, ...]:
     """What the classes of the training data are called, () where they have no names."""
-    return tuple(json.loads((workdir / "config.json").read_text()).get("derived", {}).get("class_names", ()))
+    return tuple(read_run_record(workdir)["derived"].get("class_names", ()))
 
 
 def read_run_config(workdir: pathlib.Path) -> Section:
     """The resolved config that a run saved in its work folder."""
+    record = read_run_record(workdir)
+    return from_dict({key: value for key, value in record.items() if key not in RECORD_ONLY})
+
+
+def read_run_record(workdir: pathlib.Path) -> dict[str, Any]:
+    """config.json of a work folder: the config's keys, "derived" from it and the data, and "accepted" changes of it."""
     path = workdir / "config.json"
     if not path.is_file():
         raise ConfigError(f"no config.json in {workdir}: it is not the work folder of a run; give --config=FILE")
     try:
-        values = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path} is not valid JSON: {error}") from error
-    values.pop("derived", None)
-    return from_dict(values)
+        record = read_json(path)
+        record = {"derived": {}, "accepted": []} | record
+        if not isinstance(record["derived"], dict) or not isinstance(record["accepted"], list):
+            raise TypeError("'derived' must be an object, 'accepted' a list")
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{path} is no config of a run: {getattr(error, 'strerror', None) or error}") from error
+    return record
+
+
+def checkpoint_steps(folder: pathlib.Path) -> list[int]:
+    """Steps of the checkpoints in a folder of them, rising; [] where there is no such folder."""
+    names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
+    return sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name)
+
+
+def metric_rows(workdir: pathlib.Path) -> list[dict]:
+    """The whole lines of metrics.jsonl as objects with a "step"; a line torn by a kill is passed over."""
+    path, rows = workdir / "metrics.jsonl", []
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):
+            row = json.loads(line)
+            if isinstance(row, dict) and isinstance(row.get("step"), int):
+                rows.append(row)
+    return rows
+
+
+def metric_values(workdir: pathlib.Path, metric: str) -> dict[int, float]:
+    """step -> value of a metric, from metrics.jsonl, wherever it is finite."""
+    return {row["step"]: row[metric] for row in metric_rows(workdir) if isinstance(row.get(metric), int | float)}
 
 
 def locate(source: str | pathlib.Path, which: str = "last") -> pathlib.Path:
     """The folder of one checkpoint: `source` is a work folder, its `checkpoints`, or a checkpoint itself.
 
-    `which` is "last", "best" (by the metric saved with the checkpoints) or a step, and counts unless `source` is a
+    `which` is "last", "best" (by the run's `checkpoint.best` in metrics.jsonl) or a step, and counts unless `source` is a
     checkpoint itself. Raises ConfigError naming what is missing.
     """
     source = pathlib.Path(source).expanduser().absolute()
@@ -52,29 +86,27 @@ def locate(source: str | pathlib.Path, which: str = "last") -> pathlib.Path:
     if (source / "state").is_dir():
         return source
     folder = source / "checkpoints" if (source / "checkpoints").is_dir() else source
-    steps = sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
+    steps = checkpoint_steps(folder)
     if not steps:
         raise ConfigError(f"{source} holds no checkpoint (expected {folder}/<step>)")
     if which == "last":
         step = steps[-1]
     elif which == "best":
-        step = _best_step(folder)
-    elif which.isdigit() and int(which) in steps:
+        step = _best_step(folder, steps)
+    elif which.isdecimal() and int(which) in steps:
         step = int(which)
     else:
         raise ConfigError(f"no checkpoint {which!r} in {folder}: there are best, last, {', '.join(map(str, steps))}")
     return folder / str(step)
 
 
-def _best_step(folder: pathlib.Path) -> int:
-    from orbax.checkpoint import v1 as ocp
-
-    run = json.loads((folder.parent / "config.json").read_text())["checkpoint"]
-    with ocp.training.Checkpointer(folder) as checkpointer:
-        scored = [(c.metrics[run["best"]], c.step) for c in checkpointer.checkpoints if c.metrics]
-    if not scored:
-        raise ConfigError(f"no checkpoint in {folder} was saved with {run['best'] or 'a metric'}: use last, or a step")
-    return (max if run["best_mode"] == "max" else min)(scored, key=lambda pair: pair[0])[1]
+def _best_step(folder: pathlib.Path, steps: list[int]) -> int:
+    run = read_run_config(folder.parent).checkpoint
+    values = metric_values(folder.parent, run.best) if run.best else {}
+    known = [step for step in steps if step in values]
+    if not known:
+        raise ConfigError(f"no checkpoint in {folder} was evaluated by {run.best or 'a metric'}: use last, or a step")
+    return (max if run.best_mode == "max" else min)(known, key=values.__getitem__)
 
 
 def load_variables(checkpoint: pathlib.Path, sharding=None) -> dict:

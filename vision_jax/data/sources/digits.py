@@ -3,6 +3,7 @@
 import numpy as np
 
 from vision_jax.config import nearest
+from vision_jax.data.fingerprints import digest
 from vision_jax.errors import ConfigError
 
 _TEST_EXAMPLES = 360
@@ -33,6 +34,9 @@ class Digits:
     @property
     def labels(self) -> list[int]:
         return self._labels.tolist()
+
+    def fingerprint(self) -> dict[str, str]:
+        return {"digits": digest([self._images.tobytes().hex(), *map(str, self.labels)])}
 
     def __len__(self) -> int:
         return len(self._ids)

@@ -2,7 +2,9 @@
 
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 
+from vision_jax.data.fingerprints import digest
 from vision_jax.errors import ConfigError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".pbm", ".tif", ".tiff")
@@ -30,6 +32,20 @@ class Folder:
     @property
     def labels(self) -> list[int]:
         return [label for label, _ in self._files]
+
+    def fingerprint(self) -> dict[str, str]:
+        """Of every class: how many files, their bytes, and a digest of their names and sizes."""
+        files: dict[str, list[str]] = {name: [] for name in self.class_names}
+        for label, file in self._files:
+            files[self.class_names[label]].append(file)
+
+        def text(name: str) -> str:
+            sizes = [_size(os.path.join(self._path, name, file)) for file in files[name]]
+            names = digest(f"{file}\0{size}" for file, size in zip(files[name], sizes, strict=True))
+            return f"{len(sizes)} files, {sum(sizes)} bytes ({names})"
+
+        with ThreadPoolExecutor(16) as pool:  # what takes time is to wait for the file system
+            return dict(zip(files, pool.map(text, files), strict=True))
 
     def __len__(self) -> int:
         return len(self._files)
@@ -73,6 +89,13 @@ def _images(path: str, name: str) -> list[str]:
     if not files:
         raise ConfigError(f"class folder '{folder}' is empty; expected image files")
     return sorted(files, key=_natural)
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1  # gone since it was listed, or a link to nothing: training counts it as broken
 
 
 def _visible(folder: str) -> list[os.DirEntry]:

@@ -4,6 +4,7 @@ import bisect
 import itertools
 from collections.abc import Sequence
 
+from vision_jax.data.fingerprints import fingerprint
 from vision_jax.errors import ConfigError
 
 
@@ -21,11 +22,18 @@ class Mix:
                     "mixed data sources must have the same classes: "
                     f"{names[0]!r} has {parts[0].num_classes}, {name!r} has {part.num_classes}"
                 )
-        self.parts = tuple(parts)
+        self.names, self.parts = tuple(names), tuple(parts)
         self.weights = tuple(map(float, weights))
         self.offsets = tuple(itertools.accumulate(map(len, parts), initial=0))  # of each part; the last is the total
         self.num_classes = parts[0].num_classes
         self.class_names = parts[0].class_names
+
+    def fingerprint(self) -> dict[str, str]:
+        whole = [fingerprint(part) for part in self.parts]
+        return {
+            f"{name} ({i})": f"{each['examples']} examples ({each['digest']})"
+            for i, (name, each) in enumerate(zip(self.names, whole, strict=True))
+        }
 
     def __len__(self) -> int:
         return self.offsets[-1]

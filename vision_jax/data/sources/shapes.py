@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vision_jax.config import nearest
+from vision_jax.data.fingerprints import digest
 from vision_jax.errors import ConfigError
 
 SIZES = {"small": (11, 14), "large": (20, 24)}  # range of the diameter, in pixels
@@ -71,6 +72,9 @@ class Shapes:
         scenes = [scenes[i] for i in np.random.RandomState(0).permutation(len(scenes))]
         self._split = split
         self._scenes = scenes[:_TEST_EXAMPLES] if split == "test" else scenes[_TEST_EXAMPLES:]
+
+    def fingerprint(self) -> dict[str, str]:
+        return {"shapes": digest(map(str, self._scenes))}
 
     def __len__(self) -> int:
         return _TEST_EXAMPLES if self._split == "test" else _TRAIN_EXAMPLES

@@ -2,6 +2,7 @@
 
 import collections
 
+from vision_jax.data.fingerprints import fingerprint
 from vision_jax.errors import ConfigError
 
 
@@ -19,6 +20,10 @@ class Share:
             if taken[label] < max(round(totals[label] * percent / 100), 1):
                 taken[label] += 1
                 self._ids.append(id)
+
+    def fingerprint(self) -> dict[str, str]:
+        whole = fingerprint(self.source)
+        return whole.get("parts", {}) | {"share": f"{len(self)} of {whole['examples']} examples ({whole['digest']})"}
 
     def __len__(self) -> int:
         return len(self._ids)

@@ -49,9 +49,13 @@ class Tfds:
             guess = nearest(split, splits)
             known = "" if "known" in guess else f" (splits: {', '.join(splits)})"
             raise ConfigError(f"TFDS data set '{name}' has no split '{split}'{guess}{known}") from None
+        self._version = f"version {builder.info.version}"
         self._spec, self._image, self._label, self._texts = spec, image, label, texts
         self.num_classes = features[label].num_classes if label else 0
         self.class_names = tuple(features[label].names) if label else ()
+
+    def fingerprint(self) -> dict[str, str]:
+        return {self._spec: f"{self._version}, {len(self)} examples"}
 
     def __len__(self) -> int:
         return len(self._records)

@@ -5,6 +5,7 @@ import itertools
 import os
 import re
 import sys
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -54,6 +55,18 @@ class Wds:
             if line not in _reported:
                 _reported.add(line)
                 print(line, file=sys.stderr, flush=True)
+
+    def fingerprint(self) -> dict[str, str]:
+        """Of every shard: how many pairs, its bytes, and the checksum of its index; of a selection, the chosen rows, too."""
+
+        def text(shard: Shard) -> str:
+            pairs = index_of(shard).pairs
+            return f"{len(pairs)} pairs, {shard.size} bytes ({zlib.crc32(pairs.view(np.uint8)):08x})"
+
+        parts = {os.path.basename(shard.path): text(shard) for shard in self._shards}
+        if len(parts) < len(self._shards):  # shards of one name in several folders
+            parts = {f"{i}: {os.path.basename(shard.path)}": text(shard) for i, shard in enumerate(self._shards)}
+        return parts if self._rows is None else parts | {"selection": f"{zlib.crc32(self._rows):08x}"}
 
     def __len__(self) -> int:
         return int(self._starts[-1])

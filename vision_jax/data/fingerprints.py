@@ -1,0 +1,50 @@
+"""What training data are, in a few lines of text that are equal wherever they lie: a run begun on them goes on with no others."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+PARTS = 1000  # most parts, as classes or shards, that a fingerprint names one by one
+
+
+def fingerprint(source) -> dict[str, Any]:
+    """{"examples": how many, "digest": of everything below, "parts": {name: text}} of a source.
+
+    The parts are what the source's own `fingerprint()` says of its classes, shards or splits, {name: text}; without that
+    method there are none but the classes' names. Where there are more than `PARTS`, only the digest covers them.
+    """
+    own = getattr(source, "fingerprint", None)
+    parts = dict(own()) if own else dict.fromkeys(source.class_names, "class")
+    parts = {printable_name(name): text for name, text in parts.items()}
+    found = {"examples": len(source), "digest": digest(f"{name}\0{text}" for name, text in parts.items())}
+    return found | ({"parts": parts} if len(parts) <= PARTS else {})
+
+
+def digest(lines: Iterable[str]) -> str:
+    """16 hexadecimal digits that change with any line or their order."""
+    total = hashlib.sha256()
+    for line in lines:
+        total.update(line.encode("utf-8", "surrogateescape") + b"\n")
+    return total.hexdigest()[:16]
+
+
+def printable_name(name: str) -> str:
+    """A name as JSON can hold it: file names need not be Unicode."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two fingerprints, one phrase each; [] where they are equal."""
+    before, after = was.get("parts", {}), now.get("parts", {})
+    found = [f"'{name}' is gone" for name in before if name not in after]
+    found += [f"'{name}' is new" for name in after if name not in before]
+    found += [
+        f"'{name}' had {before[name]}, has {after[name]}"
+        for name in after
+        if name in before and before[name] != after[name]
+    ]
+    if was.get("examples") != now["examples"]:
+        found.append(f"{was.get('examples')} examples then, {now['examples']} now")
+    if not found and was.get("digest") != now["digest"]:
+        found.append("names or sizes of its parts, or their order")
+    return found

@@ -1,0 +1,120 @@
+"""Going on with a run: what of its config and data may differ from what it began with, and what was accepted knowingly."""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from vision_jax.config import Section, leaves, nearest
+from vision_jax.data.fingerprints import changes, fingerprint
+from vision_jax.errors import ConfigError
+from vision_jax.weights.work_folder import read_run_config, read_run_record
+
+# Keys and sections that may change between two starts, and why. docs/guarantees.md has the same table.
+MAY_CHANGE = {
+    "log": "what is reported of a step does not change it",
+    "evals": "what is measured of a model does not change it",
+    "data.eval": "evaluation data belong to what is measured",
+    "data.eval_resize": "only evaluation reads it",
+    "data.eval_crop": "only evaluation reads it",
+    "checkpoint": "what is saved, and what counts as best, does not change a step",
+    "data.workers": "batches are the same for any number of workers",
+    "data.threads": "batches are the same for any number of threads",
+    "data.prefetch": "it says how early a batch is made, not how",
+    "data.tfds_dir": "the same data set may lie elsewhere",
+    "data.max_broken": "it says when to stop, not what to compute",
+    "optimizer.max_skipped": "it says when to stop, not what to compute",
+    "model.remat": "what is computed again is the same",
+    "mesh": "the same sums in another order: results differ by rounding from here on",
+}
+SAID = ("mesh",)  # of these, the ones whose change is told
+DATA, RESTART = "data", "restart"  # what --accept takes besides keys: other training data, and to begin anew
+
+
+class Accepted(NamedTuple):
+    """A change that was accepted on the command line, as config.json keeps it."""
+
+    key: str
+    was: Any
+    is_: Any
+
+
+class Earlier(NamedTuple):
+    """What a work folder's config.json says of the run in it."""
+
+    config: Section
+    class_names: tuple[str, ...]
+    data: dict[str, Any]  # the fingerprint of the training data; {} where it was not kept
+    accepted: tuple[dict, ...]
+
+
+def read_earlier(workdir: pathlib.Path) -> Earlier | None:
+    """The run that a work folder holds, None where there is none yet."""
+    if not (workdir / "config.json").is_file():
+        return None
+    record = read_run_record(workdir)
+    return Earlier(
+        read_run_config(workdir),
+        tuple(record["derived"].get("class_names", ())),
+        record["derived"].get("data", {}),
+        tuple(record["accepted"]),
+    )
+
+
+def check_accept(accept: Sequence[str], config: Section) -> None:
+    """Raises ConfigError for a word of --accept that is no key of the config."""
+    keys = dict(leaves(config))
+    known = {DATA, RESTART, *keys, *(key.rpartition(".")[0] for key in keys)} - {""}
+    for word in accept:
+        if word not in known and not word.startswith("model."):
+            raise ConfigError(f"--accept={word}: no such key{nearest(word, known)}")
+
+
+def check_data(workdir: pathlib.Path, earlier: Earlier, source, accept: Sequence[str]) -> list[Accepted]:
+    """What is accepted of how the training data differ from the run's; raises ConfigError where it is not."""
+    now = fingerprint(source)
+    found = changes(earlier.data, now) if earlier.data else []
+    if not found:
+        return []
+    if DATA not in accept:
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        raise ConfigError(
+            f"the training data are not those that the run in {workdir} began with: {'; '.join(found[:3])}{more};"
+            f" --accept={DATA} goes on with them, another --workdir begins anew"
+        )
+    return [Accepted(DATA, earlier.data.get("digest"), now["digest"])]
+
+
+def check_keys(workdir: pathlib.Path, earlier: Earlier, config: Section, accept: Sequence[str]) -> list[Accepted]:
+    """What is accepted of how the config differs from the run's; raises ConfigError where it is not."""
+    found = [change for change in differences(earlier.config, config) if not _within(change.key, MAY_CHANGE)]
+    refused = [change for change in found if not _within(change.key, accept)]
+    if refused:
+        told = "; ".join(f"{key}: was {was!r}, is {now!r}" for key, was, now in refused[:3])
+        more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
+        flags = " ".join(f"--accept={change.key}" for change in refused[:3])
+        raise ConfigError(
+            f"{workdir} holds a run with another config ({told}{more}): {flags} goes on knowingly, another --workdir begins"
+            " anew, and --config.init_from starts from this run's parameters"
+        )
+    return found
+
+
+def said(earlier: Earlier, config: Section) -> list[str]:
+    """A line for each change that is free and yet to be told."""
+    found = differences(earlier.config, config)
+    return [f"{change.key}: {MAY_CHANGE[key]}" for key in SAID for change in found if _within(change.key, (key,))]
+
+
+def differences(before: Section, after: Section) -> list[Accepted]:
+    """Every key whose value differs, None where it is not there."""
+    old, new = dict(leaves(before)), dict(leaves(after))
+    return [
+        Accepted(key, old.get(key), new.get(key))
+        for key in sorted(old.keys() | new.keys())
+        if json.dumps(old.get(key)) != json.dumps(new.get(key))
+    ]
+
+
+def _within(key: str, sections: Sequence[str]) -> bool:
+    return any(key == section or key.startswith(f"{section}.") for section in sections)

@@ -1,0 +1,143 @@
+"""One writer: a work folder belongs to one run at a time, wherever its processes are and whatever the file system."""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import secrets
+import socket
+import sys
+import threading
+import time
+from typing import Any
+
+from vision_jax.errors import ConfigError
+from vision_jax.files import printable
+
+NAME = "lock"
+HEARTBEAT = 10.0  # seconds between two signs of life of the owner
+SILENT = 60.0  # seconds without one after which an owner on another machine counts as gone
+
+
+class WriterLock(contextlib.AbstractContextManager):
+    """Holds `workdir`/lock, made with its folder where need be. Raises ConfigError where another run holds it.
+
+    Two locks in one: the kernel's `flock`, which ends with its owner however it ends and reaches as far as the file system
+    carries it, and the file's text with a heartbeat for where it does not. An owner on this machine is gone once `flock`
+    says so; one on another machine is gone once the file's modification time has stood still for `SILENT` seconds.
+    """
+
+    def __init__(self, workdir: pathlib.Path, heartbeat: float = HEARTBEAT, silent: float = SILENT):
+        self.path, self.heartbeat, self.silent = workdir / NAME, heartbeat, silent
+        self.stopped = threading.Event()
+
+    def __enter__(self) -> "WriterLock":
+        workdir = self.path.parent
+        try:
+            self.made_folder = not workdir.exists()
+            workdir.mkdir(parents=True, exist_ok=True)
+            self.file = self._open()
+            flocked = self._flock()
+            if (owner := _read(self.path)) and not (flocked and owner.get("boot") == _boot()):
+                self._wait_for_silence(owner)
+            self._write()
+        except OSError as error:
+            raise ConfigError(f"cannot write the work folder {workdir}: {error.strerror}") from error
+        self.thread = threading.Thread(target=self._beat, daemon=True)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.stopped.set()
+        self.thread.join()
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+        os.close(self.file)
+        if self.made_folder:  # a start that failed leaves nothing
+            with contextlib.suppress(OSError):
+                self.path.parent.rmdir()
+
+    def _open(self) -> int:
+        if self.path.exists() and not self.path.is_file():
+            raise ConfigError(f"{self.path} is in the way of the work folder's lock: it is no regular file")
+        return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def _flock(self) -> bool:
+        """Whether the kernel's lock is ours; False where the file system has none. Raises ConfigError where it is another's."""
+        while True:
+            try:
+                fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise _busy(self.path, _read(self.path)) from None
+            except OSError:
+                return False
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(self.file), os.stat(self.path)):
+                    return True
+            os.close(self.file)  # its owner has just removed it
+            self.file = self._open()
+
+    def _wait_for_silence(self, owner: dict[str, Any]) -> None:
+        print(
+            f"{self.path}: {_who(owner)} may still write here: waiting for up to {self.silent:.0f} s for a sign of life",
+            file=sys.stderr,
+            flush=True,
+        )
+        before, end = self._signs(), time.monotonic() + self.silent
+        while time.monotonic() < end:
+            time.sleep(min(0.5, self.heartbeat))
+            if not self.path.exists():  # it has ended in the meantime
+                self.file = self._open()
+                return
+            if self._signs() != before:
+                raise _busy(self.path, owner)
+
+    def _signs(self) -> tuple[int, bytes]:
+        return os.stat(self.path).st_mtime_ns, self.path.read_bytes()
+
+    def _write(self) -> None:
+        text = {
+            "process": os.getpid(),
+            "host": socket.gethostname(),
+            "started": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+            "boot": _boot(),
+            "token": secrets.token_hex(8),
+        }
+        os.ftruncate(self.file, 0)
+        os.pwrite(self.file, json.dumps(text).encode(), 0)
+        os.fsync(self.file)
+
+    def _beat(self) -> None:
+        while not self.stopped.wait(self.heartbeat):
+            with contextlib.suppress(OSError):
+                os.utime(self.file)
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    """What a lock file says; {} where it says nothing, as between its making and its writing."""
+    try:
+        text = json.loads(path.read_bytes()[:4096])
+    except (OSError, ValueError):
+        return {}
+    return text if isinstance(text, dict) else {}
+
+
+def _busy(path: pathlib.Path, owner: dict[str, Any]) -> ConfigError:
+    return ConfigError(
+        f"{path.parent} is in use by {_who(owner)}: wait for it, stop it, or take another --workdir ({path.name} is its lock)"
+    )
+
+
+def _who(owner: dict[str, Any]) -> str:
+    if not owner:
+        return "another run that is just starting"
+    process, host, started = (printable(owner.get(key, "unknown"), 60) for key in ("process", "host", "started"))
+    return f"process {process} on host {host}, started {started}"
+
+
+def _boot() -> str:
+    """What names this machine since it was started: processes of one value share a kernel, and its locks."""
+    with contextlib.suppress(OSError):
+        return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return socket.gethostname()

@@ -1,0 +1,162 @@
+"""What happens between a config and the first step: is this run a new one or does it go on, and with what state?"""
+
+import contextlib
+import json
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from vision_jax.config import nearest, to_dict
+from vision_jax.data import open_source
+from vision_jax.data.fingerprints import fingerprint
+from vision_jax.errors import ConfigError
+from vision_jax.evaluation import make_evaluators
+from vision_jax.training import continuing
+from vision_jax.training.checkpoints import Checkpoints
+from vision_jax.training.continuing import RESTART, Accepted, Earlier
+from vision_jax.training.distributed import fetch, is_writer, place
+from vision_jax.training.group_table import format_groups
+from vision_jax.training.initialization import init_from, open_init_source
+from vision_jax.training.lock import WriterLock
+from vision_jax.training.param_groups import param_groups
+from vision_jax.training.reporting import write_atomically
+from vision_jax.training.setup import Setup, prepare
+from vision_jax.training.state import TrainState
+from vision_jax.weights.work_folder import metric_values
+
+
+class Start(NamedTuple):
+    """A run that has been checked, before its state is made or read."""
+
+    setup: Setup
+    evaluators: dict
+    earlier: Earlier | None  # the run that the work folder holds already
+    accepted: list[Accepted]
+
+
+def locked(workdir: pathlib.Path) -> contextlib.AbstractContextManager:
+    """The work folder, made where need be, with this run as its only writer. Raises ConfigError where that cannot be."""
+    if re.match(r"[a-zA-Z][\w+.-]*:/", str(workdir)):
+        raise ConfigError(
+            f"the work folder must be on a mounted file system, and {workdir} is not: copy runs there instead"
+        )
+    return WriterLock(workdir) if is_writer() else contextlib.nullcontext()
+
+
+def check(config, workdir: pathlib.Path, accept: Sequence[str]) -> Start:
+    """Everything that can be known to be wrong before a step is compiled raises ConfigError here; nothing is written."""
+    continuing.check_accept(accept, config)
+    earlier, accepted = continuing.read_earlier(workdir), []
+    source = open_source(config.data.train, tfds_dir=config.data.tfds_dir)
+    if earlier and is_writer():
+        accepted += continuing.check_data(workdir, earlier, source, accept)
+    setup = prepare(config, source=source)
+    if earlier:
+        accepted += continuing.check_keys(workdir, earlier, setup.config, accept)
+    evaluators = make_evaluators(setup.task, setup.config, setup.mesh)
+    check_best(setup.config, evaluators)
+    return Start(setup, evaluators, earlier, accepted)
+
+
+def check_best(config, evaluators: dict) -> None:
+    known = [f"eval/{metric}" for evaluator in evaluators.values() for metric in evaluator.metrics]
+    if config.checkpoint.best and evaluators and config.checkpoint.best not in known:
+        raise ConfigError(
+            f"config.checkpoint.best={config.checkpoint.best!r} is not measured{nearest(config.checkpoint.best, known)}"
+        )
+
+
+def make_checkpoints(config, workdir: pathlib.Path) -> Checkpoints:
+    c = config.checkpoint
+    values = metric_values(workdir, c.best) if c.best else {}
+    return Checkpoints(
+        workdir / "checkpoints", keep=c.keep, best=c.best, best_mode=c.best_mode, verify=c.verify, values=values
+    )
+
+
+def first_state(start: Start, workdir: pathlib.Path, checkpoints: Checkpoints, accept: Sequence[str]) -> TrainState:
+    """The state of the newest whole checkpoint, or a new one; config.json is written once there is one.
+
+    What failed before leaves the work folder free for another try.
+    """
+    setup = start.setup
+    if setup.config.init_from and not checkpoints.steps():
+        open_init_source(setup.config.init_from, setup.task.model, setup.config.data.image_size)
+    if is_writer():
+        checkpoints.check_space(setup.abstract_state)
+    state = checkpoints.restore(setup.abstract_state, restart=RESTART in accept)
+    if state is None:
+        state = initial_state(setup)
+    step, total = int(state.step), setup.derived["steps"]["duration"]
+    if step > total:
+        raise ConfigError(
+            f"the run in {workdir} is at step {step}, beyond the {total} of config.duration: take a longer one"
+        )
+    if is_writer():
+        save_record(start, workdir, step)
+        for line in told(start, step):
+            print(line, flush=True)
+    return state
+
+
+def initial_state(setup: Setup) -> TrainState:
+    """The state before the first step: newly drawn, or from another run's parameters as `config.init_from` says."""
+    state = jax.jit(setup.create, out_shardings=setup.shardings)()
+    if not setup.config.init_from:
+        return state
+    fresh = fetch(state.variables)
+    variables, report = init_from(setup.config.init_from, setup.task.model, setup.config.data.image_size, fresh)
+    if is_writer():
+        print(f"initialised from {setup.config.init_from}:\n{report}", flush=True)
+    params = variables.pop("params")
+    return state.replace(
+        params=place(params, setup.shardings.params),
+        collections=place(variables, setup.shardings.collections),
+        ema=None if state.ema is None else place(params, setup.shardings.ema),
+    )
+
+
+def save_record(start: Start, workdir: pathlib.Path, step: int) -> None:
+    """Writes config.json: the config, what follows from it and the data, and every change that was accepted so far."""
+    setup = start.setup
+    derived = setup.derived | {"class_names": setup.source.class_names, "data": fingerprint(setup.source)}
+    new = [{"key": key, "was": was, "is": now, "step": step} for key, was, now in start.accepted]
+    accepted = [*(start.earlier.accepted if start.earlier else ()), *new]
+    record = to_dict(setup.config) | {"derived": derived, "accepted": accepted}
+    write_atomically(workdir / "config.json", (json.dumps(record, indent=2) + "\n").encode())
+
+
+def told(start: Start, step: int) -> list[str]:
+    """Lines on a run that goes on: what is otherwise than before, and what follows from it."""
+    if start.earlier is None:
+        return []
+    setup, lines = start.setup, continuing.said(start.earlier, start.setup.config)
+    for key, was, now in start.accepted:
+        lines.append(f"accepted from step {step} on: {key}: was {was!r}, is {now!r}")
+    if any(change.key in ("duration", "batch_size") or change.key.startswith("schedule") for change in start.accepted):
+        rates = [float(setup.schedule(at)) for at in (step, max(setup.derived["steps"]["duration"] - 1, 0))]
+        lines.append(
+            f"the schedule now: learning rate {rates[0]:.4g} at step {step}, {rates[1]:.4g} at the last, step"
+            f" {setup.derived['steps']['duration']}"
+        )
+    return lines
+
+
+def describe(setup: Setup) -> str:
+    """The resolved config, the mesh and which group every parameter fell in, for people."""
+    config = json.dumps(to_dict(setup.config) | {"derived": setup.derived}, indent=2)
+    groups = format_groups(param_groups(setup.config, setup.abstract_state.params))
+    mesh = " x ".join(f"{axis} {size}" for axis, size in setup.mesh.shape.items())
+    return f"{config}\n\n{groups}\n\n{len(setup.mesh.devices.flat)} {jax.devices()[0].device_kind} device(s): {mesh}"
+
+
+def finished(workdir: pathlib.Path, step: int, total: int) -> dict[str, Any] | None:
+    """summary.json of a run that has done all its steps, None of any other."""
+    summary = workdir / "summary.json"
+    if step < total or not summary.exists():
+        return None
+    values = json.loads(summary.read_text())
+    return values if values.get("step") == total else None

@@ -1,0 +1,111 @@
+"""Signals that ask a run to stop: SIGTERM, as schedulers send it, and Ctrl-C."""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import jax
+
+from vision_jax.errors import Stopped
+from vision_jax.training.distributed import stop_agreed
+
+HEARD = (signal.SIGTERM, signal.SIGINT)
+GRACE = 5.0  # seconds after which a start that is busy in native code, such as a compilation, is ended from outside
+
+
+class StopRequest(contextlib.AbstractContextManager):
+    """While open, the first signal asks the run to stop, and a second one ends the process at once.
+
+    At first, while the run starts, `Stopped` is raised where the program stands. After `defer`, the signal waits to be asked
+    for by `reached`, except `at_once`. Where there are several processes, JAX itself hears SIGTERM, Ctrl-C is made one, and
+    all stop at the same step. Outside the main thread, the caller's own handlers stay.
+    """
+
+    def __init__(self):
+        self.number = 0  # of the signal that was heard
+        self._immediate = jax.process_count() == 1
+        self._previous: dict = {}
+        self._watch = contextlib.ExitStack()
+
+    def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        if jax.process_count() > 1:
+            self._install(signal.SIGINT, lambda *_: signal.raise_signal(signal.SIGTERM))
+            return self
+        for number in HEARD:
+            self._install(number, self._hear)
+        self._watch.enter_context(_ended_in_native_code())
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._watch.close()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def defer(self) -> None:
+        """From now on there is work to save: a signal waits."""
+        self._watch.close()
+        self._immediate = False
+        self.check()
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Inside, a signal raises `Stopped` where the program stands, as where it waits for data."""
+        self._immediate = jax.process_count() == 1
+        try:
+            self.check()
+            yield
+        finally:
+            self._immediate = False
+
+    def check(self) -> None:
+        """Raises Stopped where a signal was heard."""
+        if self.number:
+            raise Stopped(self.number)
+
+    def reached(self, step: int) -> int:
+        """The signal's number if all processes are to stop after this step, else 0; to be asked at every step."""
+        if jax.process_count() == 1:
+            return self.number
+        return int(signal.SIGTERM) if stop_agreed(step) else 0
+
+    def _install(self, number: int, handler) -> None:
+        self._previous[number] = signal.signal(number, handler)
+
+    def _hear(self, number: int, _) -> None:
+        self.number = number
+        for each in HEARD:
+            signal.signal(each, signal.SIG_DFL)
+        if self._immediate:
+            raise Stopped(number)
+        os.write(2, f"\n{signal.Signals(number).name}: stopping after this step\n".encode())
+
+
+@contextlib.contextmanager
+def _ended_in_native_code() -> Iterator[None]:
+    """Inside, a signal ends the process within `GRACE` seconds though it may be in native code, where Python hears nothing."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    closed = threading.Event()
+
+    def watch() -> None:
+        while heard := os.read(read, 1):
+            if heard[0] in HEARD and not closed.wait(GRACE):
+                name = signal.Signals(heard[0]).name
+                os.write(2, f"stopped by {name} before the first step: the same command starts again\n".encode())
+                os._exit(128 + heard[0])
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        closed.set()
+        signal.set_wakeup_fd(before)
+        os.close(write)
+        thread.join()
+        os.close(read)
