@@ -7,7 +7,7 @@ import pytest
 
 from vision_jax import config as schema
 from vision_jax.command_line import load_config, parse_overrides
-from vision_jax.config import base_config, derive, describe, differences, from_dict, steps_of, to_dict, to_json
+from vision_jax.config import base_config, derive, describe, from_dict, steps_of, to_dict, to_json
 from vision_jax.errors import ConfigError
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -66,7 +66,7 @@ def test_every_key_has_a_meaning_and_a_default_of_its_type():
 def test_json_round_trip():
     c = load_config(str(CONFIGS / "vit_digits.py"))
     again = from_dict(json.loads(to_json(c)))
-    assert to_dict(again) == to_dict(c) and not differences(c, again)
+    assert to_dict(again) == to_dict(c)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
@@ -118,14 +118,3 @@ def test_overrides_are_typed_by_the_schema():
         ("data.augment.flip", False),
         ("data.train", "folder:1"),
     ]
-
-
-def test_what_may_change_on_resume():
-    a, b = base_config(), base_config()
-    b.mesh.fsdp = 8
-    b.data.workers = 3
-    b.log.every = "1 steps"
-    assert differences(a, b) == []
-    b.optimizer.b1 = 0.5
-    b.model.depth = 3
-    assert [line.split(":")[0] for line in differences(a, b)] == ["model.depth", "optimizer.b1"]

@@ -4,6 +4,7 @@ import argparse
 import ast
 import contextlib
 import functools
+import gc
 import importlib.util
 import inspect
 import os
@@ -29,22 +30,29 @@ def report_errors(command: Callable[[], None]) -> Callable[[], None]:
 
     @functools.wraps(command)
     def reporting() -> None:
-        try:
-            with _signals_raise():
-                command()
-        except (ConfigError, RunError) as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-            sys.exit(2 if isinstance(error, ConfigError) else 1)
-        except RuntimeError as error:
-            if not (line := _of_device(error)):
-                raise
-            print(f"error: {line}", file=sys.stderr)
-            sys.exit(2)
-        except Stopped as stop:
-            print(stop, file=sys.stderr)
-            sys.exit(128 + stop.number)
+        if status := _status_of(command):
+            gc.collect()  # what the error held, as batches in memory shared with workers, goes before the interpreter does
+            sys.exit(status)
 
     return reporting
+
+
+def _status_of(command: Callable[[], None]) -> int:
+    try:
+        with _signals_raise():
+            command()
+    except (ConfigError, RunError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    except RuntimeError as error:
+        if not (line := _of_device(error)):
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        return 2
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        return 128 + stop.number
+    return 0
 
 
 @contextlib.contextmanager

@@ -1,3 +1,8 @@
+import json
+import os
+import shutil
+import threading
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -5,11 +10,11 @@ import optax
 import pytest
 
 from vision_jax.config import base_config, to_json
-from vision_jax.errors import ConfigError
+from vision_jax.errors import ConfigError, RunError
 from vision_jax.training.checkpoints import Checkpoints
 from vision_jax.training.partitioning import make_mesh, state_shardings
 from vision_jax.training.state import create_state
-from vision_jax.weights.work_folder import load_variables, locate
+from vision_jax.weights.work_folder import load_variables, locate, metric_values
 
 
 def create():
@@ -34,9 +39,13 @@ def run(tmp_path):
     """A work folder with checkpoints 1 to 5, the second the best; the state differs by its step only."""
     state = jax.jit(create, out_shardings=jax.tree.map(lambda s: s.sharding, target(data=1, fsdp=8)))()
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2, best="eval/top1")
+    rows = []
     for step in range(1, 6):
-        checkpoints.save(step, state.replace(step=jnp.int32(step)), {"eval/top1": 0.9 if step == 2 else 0.1 * step})
+        rows.append({"step": step, "eval/top1": 0.9 if step == 2 else 0.1 * step, "eval/loss": float(step)})
+        checkpoints.save(step, state.replace(step=jnp.int32(step)))
+        checkpoints.evaluated(step, rows[-1])
     checkpoints.close()
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 6, "eval/to')
     (tmp_path / "config.json").write_text(to_json(base_config()))
     return tmp_path
 
@@ -52,17 +61,26 @@ def damage(folder, places=1):
 
 
 def test_keeps_the_newest_and_the_best(run):
-    assert Checkpoints(run / "checkpoints", keep=2, best="eval/top1").steps() == [2, 4, 5]
+    assert Checkpoints(run / "checkpoints").steps() == [2, 4, 5]
     assert locate(run).name == "5" and locate(run, "best").name == "2" and locate(run, "4").name == "4"
     with pytest.raises(ConfigError, match="3"):
         locate(run, "3")
 
 
 def test_only_an_improvement_counts_as_best(run):
-    checkpoints = Checkpoints(run / "checkpoints", keep=2, best="eval/top1")
-    assert checkpoints.improves({"eval/top1": 0.91})
-    assert not checkpoints.improves({"eval/top1": 0.9}) and not checkpoints.improves({"eval/top1": float("nan")})
-    assert not checkpoints.improves({"eval/loss": 1.0})
+    def judged(step, metrics, **options):
+        values = metric_values(run, options.get("best", "eval/top1"))
+        return Checkpoints(run / "checkpoints", **{"best": "eval/top1", "values": values, **options}).evaluated(
+            step, metrics
+        )
+
+    assert judged(6, {"eval/top1": 0.91})
+    assert not judged(6, {"eval/top1": 0.9}) and not judged(6, {"eval/top1": float("nan")})
+    assert not judged(6, {"eval/loss": 1.0})
+    # Another metric decides from now on: what is known of it counts.
+    assert judged(6, {"eval/loss": 1.9}, best="eval/loss", best_mode="min")
+    assert not judged(6, {"eval/loss": 2.1}, best="eval/loss", best_mode="min")
+    assert judged(6, {"eval/top5": 0.1}, best="eval/top5")
 
 
 def test_restores_on_another_mesh(run):
@@ -79,12 +97,91 @@ def test_damaged_checkpoints_are_passed_over_loudly(run, caplog):
     damage(run / "checkpoints" / "5")
     (run / "checkpoints" / "12").mkdir()
     (run / "checkpoints" / "13.orbax-checkpoint-tmp").mkdir()
+    for again in ("", "-2"):  # the same step may be damaged twice
+        checkpoints = Checkpoints(run / "checkpoints")
+        assert int(checkpoints.restore(target(data=8)).step) == 4
+        assert "checkpoint 5 is damaged" in caplog.text and (run / "checkpoints" / f"damaged-5{again}").is_dir()
+        checkpoints.save(5, create().replace(step=jnp.int32(5)))
+        checkpoints.close()
+        assert int(Checkpoints(run / "checkpoints").restore(target(data=8)).step) == 5
+        damage(run / "checkpoints" / "5")
+    assert "checkpoint 12 is damaged" in caplog.text
+
+
+KINDS = {
+    "empty": lambda content: b"",
+    "half": lambda content: content[: len(content) // 2],
+    "zeros": lambda content: bytes(len(content)),
+    "flipped": lambda content: (
+        content[: len(content) // 2]
+        + bytes(255 - byte for byte in content[len(content) // 2 :][:1])
+        + content[len(content) // 2 + 1 :]
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "kinds", [("missing", "flipped"), pytest.param(("empty", "half", "zeros"), marks=pytest.mark.slow)]
+)
+def test_any_damage_to_any_file_leaves_right_bits(run, kinds, capfd):
+    """The newest checkpoint as it was, where what was damaged does not matter, or else the one before."""
+    whole, abstract = run / "checkpoints", target(data=1, fsdp=8)
+    files = sorted(path.relative_to(whole) for path in (whole / "5").rglob("*") if path.is_file())
+    assert len(files) > 5
+    for file in files:
+        for kind in kinds:
+            tried = run / "tried"
+            shutil.rmtree(tried, ignore_errors=True)
+            shutil.copytree(whole, tried)
+            if kind == "missing":
+                (tried / file).unlink()
+            else:
+                (tried / file).write_bytes(KINDS[kind]((tried / file).read_bytes()))
+            state = Checkpoints(tried).restore(abstract)
+            assert int(state.step) == (4 if (tried / "damaged-5").exists() else 5), (file, kind)
+            chex.assert_trees_all_equal(state.params, create().params)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_where_all_are_damaged_nothing_begins_again_untold(run):
+    for step in (2, 4, 5):
+        damage(run / "checkpoints" / str(step))
+    with pytest.raises(ConfigError, match=r"every checkpoint .* is damaged .*--accept=restart"):
+        Checkpoints(run / "checkpoints").restore(target(data=8))
+    assert Checkpoints(run / "checkpoints").steps() == [2, 4, 5]
+    assert Checkpoints(run / "checkpoints").restore(target(data=8), restart=True) is None
+    assert Checkpoints(run / "checkpoints").steps() == []
+
+
+def test_descriptors_and_threads_stay_as_many(tmp_path):
+    def open_now():
+        return len(os.listdir("/proc/self/fd")), threading.active_count()
+
+    checkpoints, seen = Checkpoints(tmp_path / "checkpoints"), []
+    for step in range(1, 21):
+        checkpoints.save(step, {"w": jnp.ones(8)})
+        if step % 5 == 0:
+            checkpoints.wait()
+            seen.append(open_now())
+    checkpoints.close()
+    assert seen[-1][0] <= seen[0][0] + 2 and seen[-1][1] <= seen[0][1] + 1, seen
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told(run):
     checkpoints = Checkpoints(run / "checkpoints")
-    assert int(checkpoints.restore(target(data=8)).step) == 4
-    assert "checkpoint 12 is damaged" in caplog.text and "checkpoint 5 is damaged" in caplog.text
-    checkpoints.save(5, create().replace(step=jnp.int32(5)))
-    checkpoints.wait()
-    assert int(checkpoints.restore(target(data=8)).step) == 5
+    checkpoints.restore(target(data=8))
+    (run / "checkpoints").rename(run / "elsewhere")
+    (run / "checkpoints").write_text("a file in the way")
+    with pytest.raises(RunError, match=r"checkpoint of step 6 cannot be written"):
+        checkpoints.save(6, create().replace(step=jnp.int32(6)))
+        checkpoints.wait()
+
+
+def test_too_little_space_is_known_before_the_first_step(run, monkeypatch):
+    usage = shutil.disk_usage(run)._replace(free=10_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(ConfigError, match=r"0.01 MB free, and this run needs about .*checkpoint.keep"):
+        Checkpoints(run / "checkpoints").check_space(target(data=8))
 
 
 def test_nothing_to_restore(tmp_path):

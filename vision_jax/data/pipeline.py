@@ -7,13 +7,13 @@ k on are those of a run that was never interrupted, for any number of workers, t
 data needs saving but the step.
 """
 
-import contextlib
 import dataclasses
 import functools
 import gc
 import multiprocessing
 import multiprocessing.resource_tracker
 import os
+import queue
 import shutil
 import signal
 import sys
@@ -31,6 +31,7 @@ from vision_jax.errors import ConfigError
 
 Batch = dict[str, np.ndarray]
 
+_CLOSING = 10.0  # seconds that workers have to end by themselves
 _STOP = (signal.SIGTERM, signal.SIGINT)
 _ENDLESS = 2**60  # examples; at sys.maxsize, which Grain uses, its own rounding overflows
 _reported: set[str] = set()  # names of broken images, in this process
@@ -57,16 +58,17 @@ class Batches(Iterator[Batch]):
         if workers:
             options = grain.MultiprocessingOptions(num_workers=workers)
             dataset = dataset.mp_prefetch(options, worker_init_fn=_start_worker)
-        with _signals_held():
-            self._iterator = iter(dataset)
-            self._iterator.start_prefetch()
+        self._others = set(multiprocessing.active_children())  # as those of training, while evaluation goes on
+        self._iterator = iter(dataset)
+        self._first: queue.SimpleQueue | None = queue.SimpleQueue()  # of what `_start` has made
+        threading.Thread(target=self._start, daemon=True).start()
 
     def __next__(self) -> Batch:
         if self._iterator is None:
             raise StopIteration
         try:
-            batch = next(self._iterator, None)
-        except BaseException:
+            batch = self._next()
+        except Exception:
             self.close()
             raise
         if batch is None:
@@ -74,13 +76,39 @@ class Batches(Iterator[Batch]):
             raise StopIteration
         return batch
 
+    def _next(self) -> Batch | None:
+        if self._first is None:
+            return next(self._iterator, None)
+        batch, error = self._first.get()
+        self._first = None
+        if error:
+            raise error
+        return batch
+
+    def _start(self) -> None:
+        """Makes the first batch, for which Grain starts its threads, and these the worker processes. All inherit this
+        thread's mask of signals: no worker is ended by one before it can ignore it, as `_start_worker` does."""
+        _start_tracker()  # now, since that would lift the mask
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
+        try:
+            self._first.put((next(self._iterator, None), None))
+        except Exception as error:
+            self._first.put((None, error))
+
     def close(self) -> None:
         """Ends the workers and waits for them; may be called more than once."""
-        if self._iterator is not None:
-            self._iterator.close()
-            self._iterator = None
-            if self._workers:
-                gc.collect()  # Grain's finished iterators keep batches in shared memory alive by a reference cycle
+        iterator, self._iterator = self._iterator, None
+        if iterator is None:
+            return
+        closing = threading.Thread(target=iterator.close, daemon=True)
+        closing.start()
+        closing.join(_CLOSING)
+        if closing.is_alive():  # a worker that never answers; Grain waits for it without end
+            for worker in set(multiprocessing.active_children()) - self._others:
+                worker.kill()
+            closing.join(_CLOSING)
+        if self._workers:
+            gc.collect()  # Grain's finished iterators keep batches in shared memory alive by a reference cycle
 
     def __enter__(self) -> "Batches":
         return self
@@ -275,15 +303,12 @@ def _parse_absl_flags() -> None:
         flags.FLAGS.mark_as_parsed()
 
 
-@contextlib.contextmanager
-def _signals_held() -> Iterator[None]:
-    """Processes started inside get no SIGTERM or Ctrl-C before they ignore them: a signal mask is inherited."""
-    multiprocessing.resource_tracker.ensure_running()  # which would lift the mask when it starts
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def _start_tracker() -> None:
+    """Starts the process that frees shared memory which a killed worker leaves, without its warning that it does so."""
+    before = list(sys.warnoptions)
+    sys.warnoptions.append("ignore:resource_tracker:UserWarning")
+    multiprocessing.resource_tracker.ensure_running()
+    sys.warnoptions[:] = before
 
 
 def _start_worker(index: int, count: int) -> None:

@@ -6,6 +6,7 @@ was read is what was written (Orbax has no checksum of its own: a flipped byte r
 
 import contextlib
 import gc
+import itertools
 import logging
 import math
 import pathlib
@@ -170,7 +171,7 @@ class Checkpoints:
         for step, error in problems:
             log.warning("checkpoint %d is damaged (%s): passed over, and set aside as damaged-%d", step, error, step)
             if jax.process_index() == 0:
-                names = (f"damaged-{step}{again}" for again in ("", *(f"-{i}" for i in range(2, sys.maxsize))))
+                names = itertools.chain([f"damaged-{step}"], (f"damaged-{step}-{i}" for i in itertools.count(2)))
                 free = next(name for name in names if not (self.folder / name).exists())
                 (self.folder / str(step)).rename(self.folder / free)
         if problems:

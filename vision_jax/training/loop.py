@@ -168,15 +168,16 @@ class Loop:
     def _after_saving(self, error: BaseException, where: str = "") -> BaseException:
         """Saves the state; returns what to raise instead of `error`, with what is safe in its message."""
         self.report()
-        self.save()
-        with self.spans("checkpoint"):
-            self.checkpoints.wait()
-        safe = f"step {self.step} is saved, and the same command continues"
+        if self.step:
+            self.save()
+            with self.spans("checkpoint"):
+                self.checkpoints.wait()
+        safe = f"step {self.step} is saved, and the same command continues" if self.step else "no step was done"
         if isinstance(error, Stopped):
-            return Stopped(
-                error.number,
-                f"stopped by {error.number.name} after step {self.step}: saved; the same command continues",
+            after = (
+                f"after step {self.step}: saved; the same command continues" if self.step else "before the first step"
             )
+            return Stopped(error.number, f"stopped by {error.number.name} {after}")
         if isinstance(error, ConfigError):
             return ConfigError(f"{error} ({safe})")
         return RunError(f"{where}: {_cause(error)}; {safe}")
