@@ -9,6 +9,7 @@ import jax
 
 from vision_jax.config import differences, nearest, to_dict
 from vision_jax.data import open_source
+from vision_jax.data.classes import Classes, continued
 from vision_jax.data.feed import device_batches, local_rows
 from vision_jax.data.pipeline import train_batches
 from vision_jax.errors import ConfigError
@@ -26,7 +27,7 @@ from vision_jax.training.reporting import Reporter, is_picture, write_atomically
 from vision_jax.training.setup import Setup, compile_step, configure_jax, init_variables, prepare
 from vision_jax.training.state import TrainState
 from vision_jax.training.throughput import Spans, peak_flops
-from vision_jax.weights.work_folder import load_variables, locate, read_run_config
+from vision_jax.weights.work_folder import class_names, load_variables, locate, read_run_config
 
 
 def train(config, workdir: pathlib.Path) -> dict:
@@ -36,7 +37,7 @@ def train(config, workdir: pathlib.Path) -> dict:
     """
     spans = Spans()
     with spans("init"):
-        setup = prepare(config)
+        setup = prepare(config, source=open_training_source(config, workdir))
         evaluators = make_evaluators(setup.task, config, setup.mesh)
         check_best(config, evaluators)
         if config.init_from:
@@ -100,6 +101,7 @@ def run(
         seed=config.seed,
         start_step=start,
         rows=local_rows(setup.mesh, config.batch_size),
+        source=setup.source,
     )
     with contextlib.closing(host), contextlib.closing(device_batches(host, setup.mesh)) as batches:
         unread = None
@@ -144,7 +146,9 @@ def evaluate(config, workdir: pathlib.Path, checkpoint: str = "last") -> dict[st
     mesh = make_mesh(config)
     if folder.name.isdigit():
         folder = folder.with_name(str(from_first(int(folder.name))))
-    task = make_task(config, open_source(config.data.eval, tfds_dir=config.data.tfds_dir))
+    names = class_names(folder.parent.parent)  # of the run's training data; without them data.eval has the same classes
+    known = Classes(len(names), names) if names else open_source(config.data.eval, tfds_dir=config.data.tfds_dir)
+    task = make_task(config, known)
     evaluators = make_evaluators(task, config, mesh)
     if not evaluators:
         names = ", ".join(f"evals.{name}.every" for name in task.evaluators(config))
@@ -160,13 +164,26 @@ def evaluate(config, workdir: pathlib.Path, checkpoint: str = "last") -> dict[st
     return metrics
 
 
+def open_training_source(config, workdir: pathlib.Path):
+    """The source `config.data.train`; its classes have the numbers that they have in the run in `workdir`, if there is one.
+
+    Raises ConfigError where these are not the run's classes.
+    """
+    source = open_source(config.data.train, tfds_dir=config.data.tfds_dir)
+    if not (workdir / "config.json").is_file() or read_run_config(workdir).data.train != config.data.train:
+        return source  # which `check_workdir` refuses
+    return continued(source, class_names(workdir), f"config.data.train={config.data.train!r}", f"the run in {workdir}")
+
+
 def initial_state(setup: Setup) -> TrainState:
     """The state before the first step: newly drawn, or from another run's parameters as `config.init_from` says."""
     state = jax.jit(setup.create, out_shardings=setup.shardings)()
     if not setup.config.init_from:
         return state
     fresh = fetch(state.variables)
-    variables, report = init_from(setup.config.init_from, setup.task.model, setup.config.data.image_size, fresh)
+    variables, report = init_from(
+        setup.config.init_from, setup.task.model, setup.config.data.image_size, fresh, setup.class_names
+    )
     if is_writer():
         print(f"initialised from {setup.config.init_from}:\n{report}", flush=True)
     params = variables.pop("params")

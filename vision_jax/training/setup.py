@@ -38,7 +38,7 @@ class Setup(NamedTuple):
 
     config: Any
     derived: dict  # durations in steps and the scaled learning rate
-    class_names: tuple[str, ...]
+    source: Any  # of training
     task: Any
     mesh: Mesh
     optimizer: Any
@@ -48,6 +48,10 @@ class Setup(NamedTuple):
     abstract_batch: dict
     trains: Any  # a bool for every parameter: False where it is frozen
     flops: int  # of the model in a step, see `model_flops`
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(self.source.class_names)
 
     @property
     def shardings(self) -> TrainState:
@@ -86,9 +90,7 @@ def prepare(config, devices=None, task=None, source=None) -> Setup:
     frozen = [group.frozen for group in param_groups(config, params)]
     trains = jax.tree.unflatten(jax.tree.structure(params), [not value for value in frozen])
     flops = model_flops(task, placed.variables, batch, trains)
-    return Setup(
-        config, derived, source.class_names, task, mesh, optimizer, schedule, create, placed, batch, trains, flops
-    )
+    return Setup(config, derived, source, task, mesh, optimizer, schedule, create, placed, batch, trains, flops)
 
 
 def model_flops(task, variables: dict, batch: dict, trains) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 
 from vision_jax.config import Section, from_dict
 from vision_jax.errors import ConfigError
+from vision_jax.files import read_json
 from vision_jax.models.stacking import path_name
 
 
@@ -23,8 +24,22 @@ def is_work_folder(path: pathlib.Path) -> bool:
 
 
 def class_names(workdir: pathlib.Path) -> tuple[str, ...]:
-    """What the classes of the training data are called, () where they have no names."""
-    return tuple(json.loads((workdir / "config.json").read_text()).get("derived", {}).get("class_names", ()))
+    """What the classes of the training data are called, () where config.json does not say or is not there.
+
+    Raises ConfigError where it cannot be read or has something else in their place.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        return ()
+    try:
+        names = read_json(path).get("derived", {}).get("class_names", [])
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, AttributeError) as error:
+        raise ConfigError(f"{path} is not the config.json of a run: {error}") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{path}: derived.class_names must be a list of names")
+    return tuple(names)
 
 
 def read_run_config(workdir: pathlib.Path) -> Section:
