@@ -130,7 +130,8 @@ def class_names(source, model, labels: Sequence[str]) -> dict[int, str]:
     in their order. Without labels all are shown; those without a name by their numbers.
     """
     count = model.num_classes
-    own = dict(enumerate(source.class_names)) if len(source.class_names) <= count else {}
+    is_new = source.create_model().num_classes != count  # the head, whose outputs are not those that the source names
+    own = {} if is_new else dict(zip(range(count), source.class_names, strict=False))
     if not labels:
         return {number: own.get(number, f"class {number}") for number in range(count)}
     unknown = [label for label in labels if label not in own.values()]
@@ -138,9 +139,10 @@ def class_names(source, model, labels: Sequence[str]) -> dict[int, str]:
         return {number: name for number, name in own.items() if name in labels}
     if len(unknown) == len(labels) == count:
         return dict(enumerate(labels))
+    guess = nearest(printable(unknown[0]), map(printable, own.values())) if own else ""
     raise ConfigError(
-        f"--labels: the model has no class {some(unknown)}{nearest(unknown[0], own.values()) if own else ''}; new names"
-        f" for all of its {count} classes, in their order, would be {count}, not {len(labels)}"
+        f"--labels: the model has no class {some(unknown)}{guess}; new names for all of its {count} classes, in their"
+        f" order, would be {count}, not {len(labels)}"
     )
 
 
