@@ -16,6 +16,7 @@ from vision_jax import predict
 from vision_jax.data.tokenizers import open_tokenizer
 from vision_jax.models import CLIP
 from vision_jax.models.inference import variable_shapes
+from vision_jax.weights import sources
 
 REPO = pathlib.Path(__file__).parents[1]
 NAMES = ("ape", "bee", "cat", "dog", "elk")
@@ -105,6 +106,28 @@ def test_as_a_user_runs_it(models, pictures):
     assert all(row.split()[0].endswith("%") and row.split()[1] in "12345" for row in rows)
 
 
+def test_some_of_a_classifier_s_own_classes(models, pictures, monkeypatch, capsys):
+    """Found by name, whatever their order; their probabilities are those among all."""
+    folder, model, variables = models["vit"]
+    run(monkeypatch, f"--model={folder}", pictures, "--json", "--labels=elk,bee")
+    found = [json.loads(line)["predictions"] for line in capsys.readouterr().out.splitlines()]
+    expected = softmax(np.asarray(model.apply(variables, images_of(pictures))))
+    for rows, row in zip(found, expected, strict=True):
+        assert {entry["label"]: entry["index"] for entry in rows} == {"bee": 1, "elk": 4}
+        np.testing.assert_allclose([entry["probability"] for entry in rows], sorted(row[[1, 4]])[::-1], atol=1e-5)
+
+
+def test_outputs_without_a_name_are_called_by_their_numbers(models, pictures, monkeypatch, capsys):
+    """Those of a new head, and those beyond the names of a run's classes."""
+    run(monkeypatch, f"--model={models['vit'][0]}", pictures / "a.png", "--json", "--top=9", "--set", "num_classes=7")
+    (line,) = capsys.readouterr().out.splitlines()
+    names = {entry["index"]: entry["label"] for entry in json.loads(line)["predictions"]}
+    assert names == {i: f"class {i}" for i in range(7)}
+    source = sources.open_source(models["vit"][0])._replace(class_names=("ape", "bee"))
+    names = predict.class_names(source, models["vit"][1], ())
+    assert list(names.values()) == ["ape", "bee", "class 2", "class 3", "class 4"]
+
+
 @pytest.mark.parametrize("labels", ["cat, big dog", "file"])
 def test_labels_of_a_clip(models, pictures, monkeypatch, capsys, tmp_path, labels):
     folder, model, variables = models["clip"]
@@ -177,7 +200,11 @@ CASES = {
     "no classes": (["--model={features}", "{pictures}"], ["no classes", "--features"]),
     "a CLIP without labels": (["--model={clip}", "{pictures}"], ["--labels"]),
     "another vocabulary": (["--model={clip}", "{pictures}", "--labels=a,b", "--tokenizer=words"], ["words"]),
-    "too few labels": (["--model={vit}", "{pictures}", "--labels=a,b"], ["2", "5"]),
+    "too few labels": (["--model={vit}", "{pictures}", "--labels=a,b"], ["no class 'a' (and 1 more)", "2", "5"]),
+    "a label that is no class": (
+        ["--model={vit}", "{pictures}", "--labels=cat,dogs"],
+        ["no class 'dogs'", "did you mean 'dog'?"],
+    ),
     "no labels": (["--model={clip}", "{pictures}", "--labels=,", "--tokenizer=bytes"], ["--labels"]),
     "no such templates": (
         ["--model={clip}", "{pictures}", "--labels=a,b", "--templates=plane", "--tokenizer=bytes"],

@@ -58,7 +58,7 @@ SCHEMA = {
     ),
     "data": {
         "train": Key("digits:train", str | list, f"training source: {SOURCE}"),
-        "eval": Key("digits:test", str, "evaluation source, every example of which counts once"),
+        "eval": Key("digits:test", str, "evaluation source, every example of which counts once; its classes are found by name among those of training"),
         "tfds_dir": Key("", str, "folder of prepared TFDS data sets; empty: TFDS's own default"),
         "templates": Key((), tuple, "contrastive: captions for pictures that have a class and no text, '{}' being the class's name"),
         "tokenizer": Key("bytes", str, "contrastive: 'bytes', or CLIP's BPE: 'clip', 'clip:FILE' or 'clip:ORG/MODEL'"),

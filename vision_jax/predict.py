@@ -20,7 +20,10 @@ import numpy as np
 from tqdm import tqdm
 
 from vision_jax.command_line import Parser, add_source_arguments, report_errors, source_arguments
+from vision_jax.config import nearest
+from vision_jax.data.classes import some
 from vision_jax.errors import ConfigError
+from vision_jax.files import printable
 
 THREADS = 4  # that read and decode pictures
 
@@ -120,11 +123,27 @@ def classes_of(labels: str) -> tuple:
     return tuple(map(ClassName, names))
 
 
-def class_names(source, model, labels: Sequence[str]) -> Sequence[str]:
-    """Of a classifier's outputs: what the user or the source calls them, or their numbers."""
-    if labels and len(labels) != model.num_classes:
-        raise ConfigError(f"--labels names {len(labels)} classes, the model has {model.num_classes}")
-    return labels or source.class_names or [f"class {i}" for i in range(model.num_classes)]
+def class_names(source, model, labels: Sequence[str]) -> dict[int, str]:
+    """Number -> name of the outputs of a classifier that are shown.
+
+    `labels` are some of the names that the source has for its outputs, which alone are shown, or others for all of them,
+    in their order. Without labels all are shown; those without a name by their numbers.
+    """
+    count = model.num_classes
+    is_new = source.create_model().num_classes != count  # the head, whose outputs are not those that the source names
+    own = {} if is_new else dict(zip(range(count), source.class_names, strict=False))
+    if not labels:
+        return {number: own.get(number, f"class {number}") for number in range(count)}
+    unknown = [label for label in labels if label not in own.values()]
+    if not unknown:
+        return {number: name for number, name in own.items() if name in labels}
+    if len(unknown) == len(labels) == count:
+        return dict(enumerate(labels))
+    guess = nearest(printable(unknown[0]), map(printable, own.values())) if own else ""
+    raise ConfigError(
+        f"--labels: the model has no class {some(unknown)}{guess}; new names for all of its {count} classes, in their"
+        f" order, would be {count}, not {len(labels)}"
+    )
 
 
 def predict(args: argparse.Namespace) -> None:
@@ -156,18 +175,19 @@ def predict(args: argparse.Namespace) -> None:
     else:
         prompts = class_prompts(templates, classes)
         probabilities = label_probabilities(model, variables, prompts, args.tokenizer or source.tokenizer)
-        show(rows(probabilities), names, args.top, args.json)
+        show(rows(probabilities), dict(enumerate(names)), args.top, args.json)
 
 
-def show(rows: Iterator[tuple], names: Sequence[str], top: int, as_json: bool) -> None:
-    """Prints the likeliest classes of each picture, equal ones in their order."""
+def show(rows: Iterator[tuple], names: dict[int, str], top: int, as_json: bool) -> None:
+    """Prints the likeliest of the classes that have `names`, for each picture, equal ones in their order."""
+    numbers = np.array(list(names))
     for path, row in rows:
-        best = np.argsort(-row, kind="stable")[:top]
+        best = numbers[np.argsort(-row[numbers], kind="stable")[:top]]
         if as_json:
-            found = [{"label": names[i], "index": int(i), "probability": float(row[i])} for i in best]
+            found = [{"label": names[int(i)], "index": int(i), "probability": float(row[i])} for i in best]
             tqdm.write(json.dumps({"file": str(path), "predictions": found}))
         else:
-            tqdm.write("\n".join([str(path), *(f"{row[i]:8.2%}  {names[i]}" for i in best)]))
+            tqdm.write("\n".join([str(path), *(f"{row[i]:8.2%}  {printable(names[int(i)])}" for i in best)]))
 
 
 def write_features(path: pathlib.Path, rows: list[tuple]) -> None:
@@ -186,7 +206,9 @@ def main() -> None:
     parser = Parser("vision_jax.predict", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, or folders of pictures to any depth")
     parser.add_argument("--model", required=True, metavar="SOURCE", help="a path, or an id of the Hugging Face hub")
-    parser.add_argument("--labels", default="", help="names for a CLIP to choose from, or a JSON file of them")
+    parser.add_argument(
+        "--labels", default="", help="names to choose from, separated by commas, or a JSON file of them"
+    )
     parser.add_argument("--templates", default="plain", help="prompts of a CLIP: a built-in set or a JSON file (plain)")
     parser.add_argument("--tokenizer", default="", help="of a CLIP, as data.tokenizer (default: the source's, or clip)")
     parser.add_argument("--features", default="", metavar="FILE.npz", help="write features instead")

@@ -113,7 +113,9 @@ def test_what_cannot_be_measured_is_refused_before_training(config, pixels, tmp_
     (tmp_path / "a").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "a" / "0.png")
     config.evals.knn = {"every": "1 epochs", "train": f"folder:{tmp_path}"}
-    with pytest.raises(ConfigError, match=r"10 classes, but 'folder:.*evals.knn learns, only 1"):
+    with pytest.raises(
+        ConfigError, match=r"digits:test' has the class '0' \(and 9 more\), which 'folder:.*evals.knn learns, does"
+    ):
         make_evaluators(pixels, config, make_mesh(config))
     config.evals.batch_size = -1
     with pytest.raises(ConfigError, match=r"evals\.batch_size"):

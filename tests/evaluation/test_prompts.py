@@ -114,6 +114,12 @@ def test_names_in_order_or_by_the_source_s_names(write):
     assert open_classes(write(["crane"] * 3), NAMES, "pets") == (("crane", ""),) * 3  # two of a name may be meant
 
 
+def test_a_list_of_the_source_s_own_names_may_have_any_order(write):
+    content = ["crane", {"name": "boxer", "context": "a dog"}, "golden retriever"]
+    expected = (ClassName("boxer", "a dog"), ClassName("golden retriever"), ClassName("crane"))
+    assert open_classes(write(content), NAMES, "pets") == expected
+
+
 @pytest.mark.parametrize(
     "content, message",
     [

@@ -40,9 +40,9 @@ def vit(tmp_path):
     return tmp_path / "vit", variables["params"]
 
 
-def started(source, model, size=(16, 16)):
+def started(source, model, size=(16, 16), class_names=()):
     """(parameters, report) of a model that starts from a source."""
-    variables, report = init_from(str(source), model, size, drawn(model, size, seed=1))
+    variables, report = init_from(str(source), model, size, drawn(model, size, seed=1), class_names)
     return variables["params"], report
 
 
@@ -56,6 +56,55 @@ def test_a_folder_of_transformers(vit):
     np.testing.assert_array_equal(params["pos_embed"], table)
     np.testing.assert_array_equal(params["blocks"]["norm1"]["scale"][1], theirs["blocks_1"]["norm1"]["scale"])
     assert not np.any(params["head"]["kernel"]) and report.resized == ["pos_embed"]
+
+
+@pytest.fixture
+def named(tmp_path):
+    """As `vit`, of the classes a, b, c, d and e."""
+    variables = drawn(VIT, (16, 16))
+    vj.save_pretrained(tmp_path / "named", VIT, variables, class_names=tuple("abcde"))
+    return tmp_path / "named", variables["params"]
+
+
+@pytest.mark.parametrize("ours", ["abcde", "ebdca", "db", ""])
+def test_a_head_is_taken_by_the_names_of_classes(named, ours):
+    """In another order, and some of them; without names as it is. Outputs without a name are zeros."""
+    folder, theirs = named
+    for outputs in (len(ours), 7) if ours not in ("abcde", "") else (5,):
+        params, report = started(folder, VIT.clone(num_classes=outputs), class_names=ours)
+        taken = ["abcde".index(name) for name in ours or "abcde"]
+        np.testing.assert_array_equal(params["head"]["kernel"][:, : len(taken)], theirs["head"]["kernel"][:, taken])
+        np.testing.assert_array_equal(params["head"]["bias"][: len(taken)], theirs["head"]["bias"][taken])
+        assert params["head"]["kernel"].shape == (32, outputs) and not params["head"]["kernel"][:, len(taken) :].any()
+        assert (f"taken by the names of classes: {len(ours)} of the source's 5" in str(report)) == (
+            len(taken) < 5 or taken[0] > 0
+        )
+        assert not report.new and not report.dropped
+        body = [{name: x for name, x in tree.items() if name != "head"} for tree in (params, theirs)]
+        chex.assert_trees_all_equal(*body)
+
+
+@pytest.mark.parametrize(
+    "ours, unknown", [("vwxyz", "'v' (and 4 more)"), ("abcdx", "'x'"), ("abcdefg", "'f' (and 1 more)")]
+)
+def test_other_classes_get_a_new_head(named, ours, unknown):
+    """As many, one renamed, and more."""
+    folder, theirs = named
+    params, report = started(folder, VIT.clone(num_classes=len(ours)), class_names=ours)
+    chex.assert_trees_all_equal(params["head"], {"kernel": np.zeros((32, len(ours))), "bias": np.zeros(len(ours))})
+    assert sorted(report.new) == sorted(report.dropped) == ["head/bias", "head/kernel"]
+    line = f"the head is new, since the source, whose classes are 'a' (and 4 more), has no class {unknown}"
+    assert str(report).splitlines()[-1] == line
+    np.testing.assert_array_equal(params["pos_embed"], theirs["pos_embed"])
+
+
+def test_a_name_of_two_classes_is_taken_from_neither(tmp_path):
+    variables = drawn(VIT, (16, 16))
+    vj.save_pretrained(tmp_path, VIT, variables, class_names=("a", "crane", "crane", "d", "e"))
+    params, report = started(tmp_path, VIT, class_names=("a", "crane", "crane", "d", "e"))
+    chex.assert_trees_all_equal(params, variables["params"])  # the very same
+    params, report = started(tmp_path, VIT.clone(num_classes=2), class_names=("a", "crane"))
+    assert not params["head"]["kernel"].any() and "has several classes 'crane'" in str(report)
 
 
 @pytest.mark.parametrize(

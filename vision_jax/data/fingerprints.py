@@ -10,14 +10,17 @@ PARTS = 1000  # most parts, as classes or shards, that a fingerprint names one b
 def fingerprint(source) -> dict[str, Any]:
     """{"examples": how many, "digest": of everything below, "parts": {name: text}} of a source.
 
-    The parts are what the source's own `fingerprint()` says of its classes, shards or splits, {name: text}; without that
-    method there are none but the classes' names. Where there are more than `PARTS`, only the digest covers them.
+    Where there are more than `PARTS` parts, only the digest covers them.
     """
-    own = getattr(source, "fingerprint", None)
-    parts = dict(own()) if own else dict.fromkeys(source.class_names, "class")
-    parts = {printable_name(name): text for name, text in parts.items()}
+    parts = {printable_name(name): text for name, text in parts_of(source).items()}
     found = {"examples": len(source), "digest": digest(f"{name}\0{text}" for name, text in parts.items())}
     return found | ({"parts": parts} if len(parts) <= PARTS else {})
+
+
+def parts_of(source) -> dict[str, str]:
+    """What a source's own `fingerprint()` says of its classes, shards or splits; without it there are only class names."""
+    own = getattr(source, "fingerprint", None)
+    return dict(own()) if own else dict.fromkeys(source.class_names, "class")
 
 
 def digest(lines: Iterable[str]) -> str:

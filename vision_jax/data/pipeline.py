@@ -25,6 +25,7 @@ import numpy as np
 from vision_jax.data import images
 from vision_jax.data.augment import TrainTransform, train_transform
 from vision_jax.data.captions import CaptionTokens, caption_tokens
+from vision_jax.data.classes import Renumbered
 from vision_jax.data.sources import Source, open_source
 from vision_jax.data.sources.mix import Mix
 from vision_jax.errors import ConfigError
@@ -117,8 +118,12 @@ class Batches(Iterator[Batch]):
         self.close()
 
 
-def train_batches(config, *, seed: int, start_step: int, rows: Sequence[int] | None = None) -> Batches:
+def train_batches(
+    config, *, seed: int, start_step: int, rows: Sequence[int] | None = None, source: Source | None = None
+) -> Batches:
     """Endless training batches of config.batch_size examples from `start_step` on, or of only these `rows` of each.
+
+    `source`: that of `config.data.train`, opened anew by default.
 
     The rows that several processes make are together the batches that one would make. Repeated augmentation
     (config.data.augment.repeats = r; Hoffer et al., 2020) puts r differently augmented copies of an example one after
@@ -127,7 +132,8 @@ def train_batches(config, *, seed: int, start_step: int, rows: Sequence[int] | N
     """
     import grain
 
-    source = open_source(config.data.train, tfds_dir=config.data.tfds_dir)
+    if source is None:
+        source = open_source(config.data.train, tfds_dir=config.data.tfds_dir)
     transform, captions = train_transform(config.data), caption_tokens(config, source)
     _check_batch_size(config.batch_size, "batch_size")
     _check_counts(config.data)
@@ -166,6 +172,7 @@ def _training_order(source: Source, seed: int):
     """An endless grain.MapDataset of example ids; every source of a mix is shuffled and repeated on its own."""
     import grain
 
+    source = source.source if isinstance(source, Renumbered) else source
     parts = zip(source.offsets, source.offsets[1:], strict=False) if isinstance(source, Mix) else [(0, len(source))]
     orders = [
         grain.MapDataset.range(start, stop).shuffle(seed=_derived(seed, 1 + i)).repeat()

@@ -4,27 +4,25 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vision_jax.data import open_source
-from vision_jax.errors import ConfigError
+from vision_jax.data.classes import Renumbered
 from vision_jax.evaluation.examples import every_example
+from vision_jax.evaluation.learned_classes import learned_numbers, open_eval_source
 
 
 class ClassificationEvaluator:
-    """Sums the task's metrics in evaluation mode over `config.data.eval`; padding is masked out."""
+    """Sums the task's metrics in evaluation mode over `config.data.eval`; padding is masked out.
+
+    Labels are the numbers that the model's outputs have, by the names of classes where the task says its own.
+    """
 
     metrics = ("loss", "top1", "top5", "examples")
 
     def __init__(self, task, config, mesh):
         self.config, self.mesh = config, mesh
-        self.source = open_source(config.data.eval, tfds_dir=config.data.tfds_dir)
-        if not self.source.num_classes:
-            raise ConfigError(
-                f"config.evals.classification needs classes, and config.data.eval={config.data.eval!r} has none"
-            )
-        if self.source.num_classes > task.model.num_classes:
-            raise ConfigError(
-                f"config.data.eval={config.data.eval!r} has {self.source.num_classes} classes, the model only {task.model.num_classes}"
-            )
+        source, names = open_eval_source(config, "classification"), getattr(task, "class_names", ())
+        numbers = learned_numbers(source, config, names, task.model.num_classes, "the model")
+        same = (numbers == range(len(numbers))).all()
+        self.source = source if same else Renumbered(source, names, numbers.tolist())
         replicated = NamedSharding(mesh, PartitionSpec())
 
         def step(variables, batch):

@@ -12,8 +12,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vision_jax.data import open_source
+from vision_jax.data.classes import names_of
 from vision_jax.errors import ConfigError
 from vision_jax.evaluation.examples import every_example
+from vision_jax.evaluation.learned_classes import learned_numbers, open_eval_source
 from vision_jax.ops.sharding import BATCH_AXES
 
 _kept: contextvars.ContextVar[dict | None] = contextvars.ContextVar("kept_features", default=None)
@@ -39,7 +41,7 @@ class FeatureExtractor:
     def __call__(self, variables: dict, spec: str | tuple) -> tuple[np.ndarray, np.ndarray]:
         """Features float32[n, D] and labels int32[n] of the n readable examples of the source that `spec` names.
 
-        In the source's order; of a mix every example counts once, whatever the weights.
+        In the source's order; of a mix every example counts once, whatever the weights. Labels are the source's own.
         """
         kept = _kept.get()
         if kept is None:
@@ -82,25 +84,18 @@ def every_row(step: Callable, source, config, mesh: Mesh) -> tuple[np.ndarray, n
 
 
 def labelled_source(config, name: str):
-    """(spec, source) that the evaluator `name` learns from: its own key `train`, or the training data.
+    """What the evaluator `name` learns from, its own key `train` or the training data: (spec, source, numbers).
 
-    Raises ConfigError where one of the two has no classes, or the evaluation data some that the source does not know.
+    numbers: int32[C], for each class of the evaluation data its number in the source, see `learned_numbers`. Raises
+    ConfigError where one of the two has no classes, or the evaluation data some that the source does not know.
     """
     spec = config.evals[name].train or config.data.train
     source = open_source(spec, tfds_dir=config.data.tfds_dir)
-    classes = open_source(config.data.eval, tfds_dir=config.data.tfds_dir).num_classes
     if not source.num_classes:
         raise ConfigError(f"config.evals.{name} learns classes, and {spec!r} has none; set evals.{name}.train")
-    if not classes:
-        raise ConfigError(
-            f"config.evals.{name} needs data with classes, and config.data.eval={config.data.eval!r} has none"
-        )
-    if classes > source.num_classes:
-        raise ConfigError(
-            f"config.data.eval={config.data.eval!r} has {classes} classes, but {spec!r}, from which evals.{name} learns,"
-            f" only {source.num_classes}"
-        )
-    return spec, source
+    whose = f"{spec!r}, from which evals.{name} learns,"
+    numbers = learned_numbers(open_eval_source(config, name), config, names_of(source), source.num_classes, whose)
+    return spec, source, numbers
 
 
 def in_chunks(x: np.ndarray, rows: int, mesh: Mesh, fill=0) -> jax.Array:

@@ -27,7 +27,7 @@ class KNNEvaluator:
     def __init__(self, task, config, mesh):
         c = config.evals.knn
         self.config, self.mesh = config, mesh
-        self.train, source = labelled_source(config, "knn")
+        self.train, source, self.numbers = labelled_source(config, "knn")
         if not 1 <= c.k <= len(source):
             raise ConfigError(
                 f"config.evals.knn.k must lie between 1 and the {len(source)} examples of {self.train!r}, got {c.k}"
@@ -49,6 +49,7 @@ class KNNEvaluator:
     def run(self, variables: dict) -> dict[str, float]:
         bank, bank_labels = self.extract(variables, self.train)
         queries, labels = self.extract(variables, self.config.data.eval)
+        labels = self.numbers[labels]
         ways = math.prod(self.mesh.shape[axis] for axis in BATCH_AXES)
         rows = SCRATCH // -(-len(queries) // ways)
         correct = self.count(

@@ -33,7 +33,7 @@ class LinearProbeEvaluator:
     def __init__(self, task, config, mesh):
         c = config.evals.linear_probe
         self.config, self.mesh = config, mesh
-        self.train, source = labelled_source(config, "linear_probe")
+        self.train, source, self.numbers = labelled_source(config, "linear_probe")
         self.num_classes = source.num_classes
         check_settings(c, self.num_classes, len(source))
         self.l2 = sorted(c.l2, reverse=True)  # each fit starts where the one before it, more strongly held back, ended
@@ -51,7 +51,8 @@ class LinearProbeEvaluator:
 
     def run(self, variables: dict) -> dict[str, float]:
         train = self.extract(variables, self.train)
-        test = self.extract(variables, self.config.data.eval)
+        features, labels = self.extract(variables, self.config.data.eval)
+        test = features, self.numbers[labels]
         top1, l2 = self.sweep(*train, *test)
         metrics = {"probe_top1": top1, "probe_l2": l2}
         for n in self.shots:

@@ -98,7 +98,7 @@ def open_classes(path: str, class_names: Sequence[str], source: str) -> tuple[Cl
 
     Args:
         path: JSON file with a list of entries in the order of the classes, or a mapping from each of `class_names` to
-            its entry. An entry is a name, or {"name": ..., "context": ...}, either of which may be left out. Empty: the
+            its entry. A list of these very names may have any order. An entry is a name, or {"name": ..., "context": ...}, either of which may be left out. Empty: the
             source's own names.
         class_names: the source's own names, whose underscores become spaces.
         source: what messages call the source.
@@ -112,7 +112,11 @@ def open_classes(path: str, class_names: Sequence[str], source: str) -> tuple[Cl
     else:
         path = os.path.expanduser(path)
         entries = _entries(path, _read_json(path, "config.evals.zero_shot.classes"), class_names, source)
-    return tuple(_class_name(path, *pair) for pair in zip(entries, own, strict=True))
+    classes = [_class_name(path, *pair) for pair in zip(entries, own, strict=True)]
+    by_name = {each.name: each for each in classes}
+    if len(by_name) == len(own) and by_name.keys() == {each.name for each in own}:
+        return tuple(by_name[each.name] for each in own)
+    return tuple(classes)
 
 
 def listed_classes(path: str, where: str) -> tuple[ClassName, ...]:

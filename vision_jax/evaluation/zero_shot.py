@@ -1,7 +1,5 @@
 """Classification by names alone (Radford et al., 2021, https://arxiv.org/abs/2103.00020, section 3.1)."""
 
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,9 +10,8 @@ from vision_jax.errors import ConfigError
 from vision_jax.evaluation.examples import every_example
 from vision_jax.evaluation.prompts import check_templates, class_prompts, open_classes, open_templates
 from vision_jax.evaluation.texts import TextEmbedder
+from vision_jax.evaluation.told import tell_once
 from vision_jax.ops.losses import topk_correct
-
-_told: set[tuple] = set()  # ties that this process has told of
 
 
 class ZeroShotEvaluator:
@@ -80,12 +77,10 @@ class ZeroShotEvaluator:
     def tell_of_ties(self, prompts: list[list[str]]) -> None:
         first = self.first[self.column]
         later = np.flatnonzero(first < np.arange(len(first)))
-        if len(later) and (self.spec, len(later)) not in _told and jax.process_index() == 0:
-            _told.add((self.spec, len(later)))
-            print(
+        if len(later):
+            tell_once(
                 f"zero_shot: {len(later)} classes of {self.spec!r} read like one before them, which goes first, such as"
-                f" {later[0]} like {first[later[0]]}: {prompts[later[0]][0]!r}",
-                file=sys.stderr,
+                f" {later[0]} like {first[later[0]]}: {prompts[later[0]][0]!r}"
             )
 
 

@@ -61,7 +61,7 @@ def outline_source(spec, *, tfds_dir: str = "", examples: int | None = None, cla
 def _known(spec) -> Outline | None:
     if not isinstance(spec, str):  # a mix of (source, weight) pairs
         parts = [_known(part) for part, _ in spec]
-        return None if None in parts else Outline(sum(map(len, parts)), parts[0].num_classes)
+        return None if None in parts else Outline(sum(map(len, parts)), max(part.num_classes for part in parts))
     kind, _, rest = spec.partition(":")
     if kind == "wds" and "*" not in rest and rest.endswith(".tar"):
         return Outline(PAIRS_PER_SHARD * len(expand(rest)), 0)

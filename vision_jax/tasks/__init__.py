@@ -8,6 +8,7 @@ A task is an object of pure functions, and the trainer knows no more of it than 
     evaluators(config) -> {name: how often}                                         names of vision_jax.evaluation
     constrain(params) -> params                                                     after every update
     separable: bool                                                                 see `tasks.task.Task`
+    class_names: (name, ...)                                                        of the model's outputs, if they have any
 
 `metrics["loss"]` is always there; its count is the number of valid examples that the scalar is the mean over.
 """

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from vision_jax.data.classes import names_of
 from vision_jax.errors import ConfigError
 from vision_jax.models.inference import encode
 from vision_jax.ops.losses import one_hot_targets, sigmoid_cross_entropy, softmax_cross_entropy, topk_correct
@@ -28,6 +29,7 @@ class Classification(Task):
                 f"config.model.num_classes={config.model.num_classes} is fewer than the {source.num_classes} classes of the data"
             )
         super().__init__(config)
+        self.class_names = names_of(source)
 
     def init(self, rng, batch: dict) -> dict:
         return self.model.init(rng, self.images(batch))

@@ -14,6 +14,7 @@ class Task:
     # Whether a batch's loss is the mean of its examples' own, so that the step may take the batch in micro-batches. A
     # task whose examples depend on each other divides the work itself, as `optimizer.accumulate` says.
     separable = True
+    class_names: tuple[str, ...] = ()  # of the model's first outputs, in order; () where they are no classes or unnamed
 
     def __init__(self, config):
         fields = to_dict(config.model)

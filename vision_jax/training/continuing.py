@@ -70,13 +70,17 @@ def check_accept(accept: Sequence[str], config: Section) -> None:
             raise ConfigError(f"--accept={word}: no such key{nearest(word, known)}")
 
 
-def check_data(workdir: pathlib.Path, earlier: Earlier, source, accept: Sequence[str]) -> list[Accepted]:
+def check_data(
+    workdir: pathlib.Path, earlier: Earlier, config: Section, source, accept: Sequence[str]
+) -> list[Accepted]:
     """What is accepted of how the training data differ from the run's; raises ConfigError where it is not."""
     now = fingerprint(source)
     found = changes(earlier.data, now) if earlier.data else []
     if not found:
         return []
-    if DATA not in accept:
+    was, is_ = earlier.config.data.train, config.data.train
+    found = ([f"data.train was {was!r}, is {is_!r}"] if was != is_ else []) + found
+    if not _within(DATA, accept):
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         raise ConfigError(
             f"the training data are not those that the run in {workdir} began with: {'; '.join(found[:3])}{more};"

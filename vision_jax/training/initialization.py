@@ -1,10 +1,14 @@
 """Starting from the parameters of another model: what fits is loaded, the rest is resized, dropped or new, and told."""
 
 import dataclasses
+from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from vision_jax.data.classes import some
 from vision_jax.errors import ConfigError
 from vision_jax.models.clip import CLIP
 from vision_jax.models.vit import ViT
@@ -17,19 +21,24 @@ TOWERS = ("image", "text")
 
 
 class InitReport(NamedTuple):
-    """Paths of the parameters that were loaded as they are, resized, dropped (of the source) and newly initialised."""
+    """Paths of the parameters that were loaded as they are, resized, dropped (of the source) and newly initialised.
+
+    `head` is a line on a head whose classes are not those of the source, in their order.
+    """
 
     loaded: list[str]
     resized: list[str]
     dropped: list[str]
     new: list[str]
+    head: str = ""
 
     def __str__(self) -> str:
-        paths = summarize_paths(self._asdict())
+        paths = summarize_paths({name: paths for name, paths in self._asdict().items() if name != "head"})
         lines = [f"{len(self.loaded)} parameters loaded as they are"]
         for name in ("resized", "dropped", "new"):
             if entries := getattr(self, name):
                 lines.append(f"{len(entries)} {'newly initialised' if name == 'new' else name}: {paths[name]}")
+        lines += [self.head] if self.head else []
         return "\n".join(lines)
 
 
@@ -47,11 +56,12 @@ def open_init_source(spec: str, model, image_size) -> tuple[str, Source]:
     return tower, open_source(path, wishes=wishes)
 
 
-def init_from(spec: str, model, image_size, fresh: dict) -> tuple[dict, InitReport]:
+def init_from(spec: str, model, image_size, fresh: dict, class_names: Sequence[str] = ()) -> tuple[dict, InitReport]:
     """`fresh` variables with those of the run, checkpoint or file `spec` in their place wherever they fit.
 
     Scanned and unrolled layers convert into each other. Tables of positions are resampled by the model's own
-    `resize_params` from the source's image size to `image_size`. A head for other classes becomes zeros. For
+    `resize_params` from the source's image size to `image_size`. A head is taken by the names of classes, where the
+    source says its own and `class_names` those of the model's first outputs; one for other classes becomes zeros. For
     "image=SOURCE" the source is a CLIP, of which the tower is taken, or any image model that can be the tower; a model
     that is no CLIP takes the image tower of one. Raises ConfigError where nothing fits, a parameter of the body has
     another shape, or the source's model computes something else from the same parameters, as with another activation.
@@ -73,13 +83,42 @@ def init_from(spec: str, model, image_size, fresh: dict) -> tuple[dict, InitRepo
         if tower != "image":
             check_functions(theirs, model)
         check_windows(theirs, source.image_size, model, as_pair(image_size))
-        params, report = merge(
-            loaded["params"], source.image_size, model, image_size, fresh["params"], source.resampling
-        )
+        theirs, told = loaded["params"], ""
+        if not tower and "head" in theirs and "head" in fresh["params"]:
+            head, told = head_by_name(theirs["head"], fresh["params"]["head"], source.class_names, class_names)
+            theirs = {**theirs, "head": head}
+        params, report = merge(theirs, source.image_size, model, image_size, fresh["params"], source.resampling)
     except ConfigError as error:
         raise ConfigError(f"config.init_from={spec!r}: {error}") from error
     collections = {name: _statistics(tree, loaded.get(name, {})) for name, tree in fresh.items() if name != "params"}
-    return {"params": params, **collections}, report._replace(dropped=[*report.dropped, *read.unexpected])
+    report = report._replace(dropped=[*report.dropped, *read.unexpected], head=told)
+    return {"params": params, **collections}, report
+
+
+def head_by_name(head: dict, fresh: dict, theirs: Sequence[str], ours: Sequence[str]) -> tuple[dict, str]:
+    """A source's head, of classes called `theirs`, for classes called `ours`; and a line that says what became of it.
+
+    Of arrays [..., C] come the columns of our classes, in the shape of `fresh`, zeros where an output has no name; or
+    [..., 0], which fits nothing, where the source does not know each of our classes. The head as it is where either has
+    no names, or where nothing of it changes.
+    """
+    theirs, ours, width = tuple(theirs), tuple(ours), np.shape(head["bias"])[-1]
+    outputs = np.shape(fresh["bias"])[-1]
+    fits = all(np.shape(x)[:-1] == np.shape(fresh[name])[:-1] for name, x in head.items() if name in fresh)
+    if not fits or not ours or not 0 < len(theirs) <= width or (theirs == ours and width == outputs):
+        return head, ""
+    counts, numbers = Counter(theirs), {name: number for number, name in enumerate(theirs)}
+    if unknown := [name for name in ours if counts[name] != 1]:
+        why = "several classes" if counts[unknown[0]] else "no class"
+        line = f"the head is new, since the source, whose classes are {some(theirs)}, has {why} {some(unknown)}"
+        return {name: x[..., :0] for name, x in head.items()}, line
+
+    def columns(x: np.ndarray) -> np.ndarray:
+        padding = np.zeros((*x.shape[:-1], outputs - len(ours)), x.dtype)
+        return np.concatenate([x[..., [numbers[name] for name in ours]], padding], axis=-1)
+
+    line = f"the head is taken by the names of classes: {len(ours)} of the source's {len(theirs)}"
+    return {name: columns(np.asarray(x)) for name, x in head.items()}, line
 
 
 def _image_tower(model):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 
 from vision_jax.data import open_source
+from vision_jax.data.classes import Classes
 from vision_jax.data.feed import device_batches, local_rows
 from vision_jax.data.pipeline import train_batches
 from vision_jax.errors import ConfigError, RunError, Stopped
@@ -23,7 +24,7 @@ from vision_jax.training.start import check, describe, finished, first_state, lo
 from vision_jax.training.state import TrainState
 from vision_jax.training.stopping import StopRequest
 from vision_jax.training.throughput import Spans, peak_flops
-from vision_jax.weights.work_folder import first_line, load_variables, locate
+from vision_jax.weights.work_folder import class_names, first_line, load_variables, locate
 
 
 def train(config, workdir: pathlib.Path, accept: Sequence[str] = ()) -> dict:
@@ -186,7 +187,7 @@ class Loop:
     def _batches(self) -> Iterator[Iterator[dict]]:
         config, mesh = self.setup.config, self.setup.mesh
         rows = local_rows(mesh, config.batch_size)
-        host = train_batches(config, seed=config.seed, start_step=self.step, rows=rows)
+        host = train_batches(config, seed=config.seed, start_step=self.step, rows=rows, source=self.setup.source)
         with contextlib.closing(host), contextlib.closing(device_batches(host, mesh)) as batches:
             yield batches
 
@@ -253,7 +254,9 @@ def evaluate(config, workdir: pathlib.Path, checkpoint: str = "last") -> dict[st
     mesh = make_mesh(config)
     if folder.name.isdecimal():
         folder = folder.with_name(str(from_first(int(folder.name))))
-    task = make_task(config, open_source(config.data.eval, tfds_dir=config.data.tfds_dir))
+    names = class_names(folder.parent.parent)  # of the run's training data; without them data.eval has the same classes
+    known = Classes(len(names), names) if names else open_source(config.data.eval, tfds_dir=config.data.tfds_dir)
+    task = make_task(config, known)
     evaluators = make_evaluators(task, config, mesh)
     if not evaluators:
         names = ", ".join(f"evals.{name}.every" for name in task.evaluators(config))

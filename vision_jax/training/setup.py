@@ -50,6 +50,10 @@ class Setup(NamedTuple):
     flops: int  # of the model in a step, see `model_flops`
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(self.source.class_names)
+
+    @property
     def shardings(self) -> TrainState:
         return jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
 

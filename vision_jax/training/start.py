@@ -11,6 +11,7 @@ import jax
 
 from vision_jax.config import nearest, to_dict
 from vision_jax.data import open_source
+from vision_jax.data.classes import continued, renumbered
 from vision_jax.data.fingerprints import fingerprint
 from vision_jax.errors import ConfigError
 from vision_jax.evaluation import make_evaluators
@@ -51,8 +52,12 @@ def check(config, workdir: pathlib.Path, accept: Sequence[str]) -> Start:
     continuing.check_accept(accept, config)
     earlier, accepted = continuing.read_earlier(workdir), []
     source = open_source(config.data.train, tfds_dir=config.data.tfds_dir)
-    if earlier and is_writer():
-        accepted += continuing.check_data(workdir, earlier, source, accept)
+    if earlier:
+        if is_writer():
+            accepted += continuing.check_data(workdir, earlier, config, source, accept)
+        known = renumbered if earlier.data else continued  # a fingerprint tells of a class that is gone
+        of_data, of_run = f"config.data.train={config.data.train!r}", f"the run in {workdir}"
+        source = known(source, earlier.class_names, of_data, of_run)
     setup = prepare(config, source=source)
     if earlier:
         accepted += continuing.check_keys(workdir, earlier, setup.config, accept)
@@ -108,7 +113,9 @@ def initial_state(setup: Setup) -> TrainState:
     if not setup.config.init_from:
         return state
     fresh = fetch(state.variables)
-    variables, report = init_from(setup.config.init_from, setup.task.model, setup.config.data.image_size, fresh)
+    variables, report = init_from(
+        setup.config.init_from, setup.task.model, setup.config.data.image_size, fresh, setup.class_names
+    )
     if is_writer():
         print(f"initialised from {setup.config.init_from}:\n{report}", flush=True)
     params = variables.pop("params")
@@ -122,7 +129,7 @@ def initial_state(setup: Setup) -> TrainState:
 def save_record(start: Start, workdir: pathlib.Path, step: int) -> None:
     """Writes config.json: the config, what follows from it and the data, and every change that was accepted so far."""
     setup = start.setup
-    derived = setup.derived | {"class_names": setup.source.class_names, "data": fingerprint(setup.source)}
+    derived = setup.derived | {"class_names": setup.class_names, "data": fingerprint(setup.source)}
     new = [{"key": key, "was": was, "is": now, "step": step} for key, was, now in start.accepted]
     accepted = [*(start.earlier.accepted if start.earlier else ()), *new]
     record = to_dict(setup.config) | {"derived": derived, "accepted": accepted}

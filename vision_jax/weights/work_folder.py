@@ -27,8 +27,16 @@ def is_work_folder(path: pathlib.Path) -> bool:
 
 
 def class_names(workdir: pathlib.Path) -> tuple[str, ...]:
-    """What the classes of the training data are called, () where they have no names."""
-    return tuple(read_run_record(workdir)["derived"].get("class_names", ()))
+    """What the classes of the training data are called, () where config.json does not say or is not there.
+
+    Raises ConfigError where it cannot be read or has something else in their place.
+    """
+    if not (workdir / "config.json").exists():
+        return ()
+    names = read_run_record(workdir)["derived"].get("class_names", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{workdir / 'config.json'}: derived.class_names must be a list of names")
+    return tuple(names)
 
 
 def read_run_config(workdir: pathlib.Path) -> Section:

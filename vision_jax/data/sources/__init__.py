@@ -41,8 +41,8 @@ def open_source(spec: str | tuple, *, tfds_dir: str = "") -> Source:
     Args:
         spec: "digits:train", "digits:test", "shapes:train", "shapes:test", "folder:PATH", "tfds:NAME:SPLIT",
             "wds:PATH/{000..099}.tar", or ((spec, weight), ...) for a mix whose examples come in the proportions of the
-            weights. "folder:PATH[:10%]" and "digits:train[:10%]" are the first tenth of each class; TFDS has slices of
-            its own, "tfds:NAME:train[:10%]", which know no classes.
+            weights (its classes: see `Mix`). "folder:PATH[:10%]" and "digits:train[:10%]" are the first tenth of each
+            class; TFDS has slices of its own, "tfds:NAME:train[:10%]", which know no classes.
         tfds_dir: folder of prepared TFDS data sets; empty: TFDS's own default.
 
     Raises:

@@ -4,6 +4,7 @@ import bisect
 import itertools
 from collections.abc import Sequence
 
+from vision_jax.data.classes import names_of, renumbered
 from vision_jax.data.fingerprints import fingerprint
 from vision_jax.errors import ConfigError
 
@@ -11,22 +12,30 @@ from vision_jax.errors import ConfigError
 class Mix:
     """The examples of several sources, one source after the other; `weights` say how often training draws from each.
 
+    The classes are those of the source that has most, the first of these, and the others' are found among them by name.
+
     Raises:
-        ConfigError: the sources differ in their number of classes.
+        ConfigError: a source has a class that this one has not, or where one has no names another number of classes.
     """
 
     def __init__(self, names: Sequence[str], parts: Sequence, weights: Sequence[float]):
+        whole_name, whole = max(
+            zip(names, parts, strict=True), key=lambda pair: (pair[1].num_classes, bool(names_of(pair[1])))
+        )
         for name, part in zip(names, parts, strict=True):
-            if part.num_classes != parts[0].num_classes:
+            if part.num_classes != whole.num_classes and not (names_of(part) and names_of(whole)):
                 raise ConfigError(
                     "mixed data sources must have the same classes: "
-                    f"{names[0]!r} has {parts[0].num_classes}, {name!r} has {part.num_classes}"
+                    f"{whole_name!r} has {whole.num_classes}, {name!r} has {part.num_classes}"
                 )
-        self.names, self.parts = tuple(names), tuple(parts)
-        self.weights = tuple(map(float, weights))
+        whose = f"{whole_name!r}, which has most classes of the mix,"
+        self.parts = tuple(
+            renumbered(part, names_of(whole), f"data source {name!r}", whose)
+            for name, part in zip(names, parts, strict=True)
+        )
+        self.names, self.weights = tuple(names), tuple(map(float, weights))
         self.offsets = tuple(itertools.accumulate(map(len, parts), initial=0))  # of each part; the last is the total
-        self.num_classes = parts[0].num_classes
-        self.class_names = parts[0].class_names
+        self.num_classes, self.class_names = whole.num_classes, whole.class_names
 
     def fingerprint(self) -> dict[str, str]:
         whole = [fingerprint(part) for part in self.parts]

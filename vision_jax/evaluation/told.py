@@ -1,0 +1,14 @@
+"""What a whole run, however many its processes and evaluations, says once."""
+
+import sys
+
+import jax
+
+_told: set[str] = set()
+
+
+def tell_once(line: str) -> None:
+    """Prints the line on stderr, in the first process and for the first time only."""
+    if jax.process_index() == 0 and line not in _told:
+        _told.add(line)
+        print(line, file=sys.stderr, flush=True)
