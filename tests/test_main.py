@@ -131,8 +131,10 @@ def test_sigterm_saves_and_the_same_command_continues(straight, tmp_path):
     process = start(tmp_path, "--config=configs/vit_digits.py", *SMALL, "--config.checkpoint.every=1000 steps")
     wait_for(tmp_path / "metrics.jsonl", process)
     process.send_signal(signal.SIGTERM)
-    _, err = finish(process)
-    assert "SIGTERM" in err and [path for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()]
+    _, err = finish(process, status=128 + signal.SIGTERM)
+    assert "stopped by SIGTERM after step" in err and [
+        path for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()
+    ]
     train(tmp_path, "--config.checkpoint.every=1000 steps", "--config.data.workers=1")
     assert_same_run(straight, tmp_path)
 
@@ -187,7 +189,7 @@ def test_a_checkpoint_continues_on_another_mesh(straight, tmp_path):
     process = start(tmp_path, "--config=configs/vit_digits.py", *SMALL, "--config.checkpoint.every=10 steps")
     wait_for(tmp_path / "metrics.jsonl", process, more_than=3)
     process.send_signal(signal.SIGTERM)
-    finish(process)
+    finish(process, status=128 + signal.SIGTERM)
     mesh = ["--config.mesh.data=2", "--config.mesh.fsdp=2", "--config.mesh.tensor=2", "--config.mesh.fsdp_min_size=1"]
     train(tmp_path, "--config.checkpoint.every=10 steps", *mesh, devices=8)
     losses, expected = (

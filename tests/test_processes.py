@@ -188,7 +188,7 @@ def test_sigterm_to_one_stops_all_at_the_same_step(alone, tmp_path, told):
     processes = start(tmp_path, *VIT, *longer, processes=2)
     wait_for_step(tmp_path, 5, processes)
     processes[told].send_signal(signal.SIGTERM)
-    said = finish(processes)
+    said = finish(processes, status=128 + signal.SIGTERM)
     assert "stopped by SIGTERM after step" in said[0][1]
     (step,) = [int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()]
     assert step == metrics(tmp_path)[-1]["step"] < 200

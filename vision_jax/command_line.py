@@ -11,6 +11,7 @@ import os
 import pathlib
 import signal
 import sys
+import traceback
 import typing
 from collections.abc import Callable, Iterator, Sequence
 
@@ -44,7 +45,7 @@ def _status_of(command: Callable[[], None]) -> int:
     except (ConfigError, RunError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
         if not (line := _of_device(error)):
             raise
         print(f"error: {line}", file=sys.stderr)
@@ -72,14 +73,15 @@ def _signals_raise() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _of_device(error: RuntimeError) -> str:
+def _of_device(error: RuntimeError | AssertionError) -> str:
     """What JAX's error about devices comes to, in one line; empty for any other error."""
     first = (str(error).splitlines() or [""])[0]
-    if "Unable to initialize backend" in first or "Unknown backend" in first:
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    if "nable to initialize backend" in first or frame.f_code.co_filename.endswith("xla_bridge.py"):
         asked = os.environ.get("JAX_PLATFORMS", "")
         return (
-            f"JAX_PLATFORMS={asked} asks for devices that JAX does not find ({first}): install JAX for them, such as with"
-            " the extra [cuda] or [tpu], or unset it"
+            f"JAX finds no devices of JAX_PLATFORMS={asked} ({first or 'it has no support for them'}): install it with the"
+            " extra for them, as [cuda] or [tpu], or unset JAX_PLATFORMS"
         )
     return f"JAX: {first}" if type(error).__name__ == "JaxRuntimeError" else ""
 

@@ -94,6 +94,7 @@ class Checkpoints:
         if self._orbax:
             self._orbax.close()
             self._orbax = None
+            logging.getLogger("absl").removeFilter(_not_of_orbax)
 
     def restore(self, abstract_state: Any, restart: bool = False) -> Any | None:
         """The newest state that is whole, placed as the `sharding`s of `abstract_state` say; None if there is none.
@@ -132,6 +133,7 @@ class Checkpoints:
     def _checkpointer(self) -> Any:
         # Made late: what is damaged has been set aside before Orbax looks at the folder.
         if self._orbax is None:
+            logging.getLogger("absl").addFilter(_not_of_orbax)  # it logs a failure five times, with tracebacks
             self._orbax = ocp.training.Checkpointer(
                 self.folder, preservation_policy=_Keep(self), cleanup_tmp_directories=True
             )
@@ -186,6 +188,10 @@ class Checkpoints:
             f"every checkpoint in {self.folder} is damaged ({reasons}): put back a copy of one, or begin again from step 0"
             " with --accept=restart, which sets them aside"
         )
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in record.pathname
 
 
 class _Keep:

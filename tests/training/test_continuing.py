@@ -1,0 +1,182 @@
+"""Starting again in a work folder: what may change, what is accepted knowingly, and what is missing is made up for."""
+
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vision_jax.config import base_config, leaves
+from vision_jax.errors import ConfigError
+from vision_jax.training import continuing, loop
+from vision_jax.weights.work_folder import metric_rows
+
+REPO = pathlib.Path(__file__).parents[2]
+
+
+def config_of(data: pathlib.Path, **keys):
+    config = base_config()
+    config.model = {"name": "vit_ti16", "patch_size": 8, "width": 16, "depth": 1, "num_heads": 2, "mlp_dim": 16}
+    config.data = {"train": f"folder:{data}/train", "eval": f"folder:{data}/test", "image_size": 16}
+    config.data.augment = {"crop_area": None, "flip": False}
+    config.batch_size, config.duration, config.schedule.warmup = 8, "8 steps", "2 steps"
+    config.evals.classification.every, config.checkpoint.every, config.log.every = "4 steps", "4 steps", "2 steps"
+    config.log = {"compile_cache": "", "tensorboard": False}
+    for key, value in keys.items():
+        *sections, name = key.split("__")
+        section = config
+        for each in sections:
+            section = section[each]
+        section[name] = value
+    return config
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    for split, name in [(split, name) for split in ("train", "test") for name in "ab"]:
+        (folder / split / name).mkdir(parents=True)
+        for i in range(8):
+            Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(folder / split / name / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def straight(data, tmp_path_factory):
+    """A finished run."""
+    workdir = tmp_path_factory.mktemp("runs") / "straight"
+    loop.train(config_of(data), workdir)
+    return workdir
+
+
+@pytest.fixture
+def run(straight, tmp_path):
+    """A copy of it, half done: the checkpoint of step 4 and what was written up to there, its evaluation not yet."""
+    shutil.copytree(straight, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "8")
+    (tmp_path / "run" / "summary.json").unlink()
+    rows = [row for row in metric_rows(straight) if row["step"] <= 4 and "eval/top1" not in row]
+    (tmp_path / "run" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path / "run"
+
+
+def record(workdir):
+    return json.loads((workdir / "config.json").read_text())
+
+
+def test_an_evaluation_that_a_kill_cut_off_is_made_up_for(run, straight, data):
+    """The checkpoint comes before the evaluation of its step, so that the latter may be missing."""
+    loop.train(config_of(data), run)
+    assert (run / "metrics.jsonl").read_bytes() == (straight / "metrics.jsonl").read_bytes()
+    assert not (run / "lock").exists()
+
+
+def test_a_finished_run_lacks_no_evaluation_either(straight, data, tmp_path):
+    shutil.copytree(straight, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    lines = (straight / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "run" / "metrics.jsonl").write_text("".join(lines[:-1]) + lines[-1][:20])
+    loop.train(config_of(data), tmp_path / "run")
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == "".join(lines)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {
+            "log__every": "1 steps",
+            "checkpoint__keep": 1,
+            "checkpoint__best": "eval/loss",
+            "checkpoint__best_mode": "min",
+        },
+        {"data__eval": "digits:test"},
+        {"evals__classification__every": "1 steps", "evals__batch_size": 3, "data__eval_resize": "squash"},
+        {"data__workers": 0, "data__threads": 1, "data__prefetch": 1, "model__remat": "full"},
+    ],
+)
+def test_what_may_change(run, straight, data, keys):
+    config = config_of(data, **keys)
+    if "data__eval" in keys:
+        config.data.eval = f"folder:{data}/train"
+    loop.train(config, run)
+    losses, expected = ([row["train/loss"] for row in metric_rows(w) if "train/loss" in row] for w in (run, straight))
+    np.testing.assert_allclose(losses[-1], expected[-1], rtol=1e-6)
+    assert record(run)["accepted"] == []
+
+
+@pytest.mark.parametrize(
+    "keys, accept",
+    [
+        ({"schedule__base_lr": 0.5}, "schedule.base_lr"),
+        ({"optimizer__weight_decay": 0.5, "optimizer__b1": 0.8}, "optimizer"),
+        ({"seed": 1}, "seed"),
+    ],
+)
+def test_other_keys_are_accepted_knowingly(run, data, capsys, keys, accept):
+    config = config_of(data, **keys)
+    (path,) = list(keys)[:1]
+    key = path.replace("__", ".")
+    with pytest.raises(ConfigError, match=rf"another config \(.*{key}: was .*--accept=.*{key}"):
+        loop.train(config, run)
+    loop.train(config, run, accept=[accept])
+    assert {entry["key"] for entry in record(run)["accepted"]} == {name.replace("__", ".") for name in keys}
+    assert all(entry["step"] == 4 for entry in record(run)["accepted"])
+    assert f"accepted from step 4 on: {key}" in capsys.readouterr().out
+    loop.train(config, run)  # it is the run's own now
+
+
+def test_a_finished_run_is_lengthened(straight, data, tmp_path, capsys):
+    shutil.copytree(straight, tmp_path / "run")
+    config = config_of(data, duration="12 steps")
+    with pytest.raises(ConfigError, match="--accept=duration"):
+        loop.train(config, tmp_path / "run")
+    summary = loop.train(config, tmp_path / "run", accept=["duration"])
+    out = capsys.readouterr().out
+    assert summary["step"] == 12 and "the schedule now: learning rate" in out and "at the last, step 12" in out
+    loop.train(config, tmp_path / "run", accept=["duration"])
+    assert "is complete: 12 steps" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="at step 12, beyond the 8"):
+        loop.train(config_of(data), tmp_path / "run", accept=["duration"])
+
+
+def test_other_data_are_told_and_accepted_knowingly(run, data, tmp_path, capsys):
+    shutil.copytree(data, tmp_path / "data")
+    shutil.copy(tmp_path / "data" / "train" / "a" / "0.png", tmp_path / "data" / "train" / "a" / "new.png")
+    saved = record(run)
+    saved["data"].update(train=f"folder:{tmp_path}/data/train", eval=f"folder:{tmp_path}/data/test")
+    (run / "config.json").write_text(json.dumps(saved))
+    config = config_of(tmp_path / "data")
+    with pytest.raises(
+        ConfigError, match=r"'a' had 8 files, .*, has 9 files, .*; 16 examples then, 17 now; --accept=data"
+    ):
+        loop.train(config, run)
+    loop.train(config, run, accept=["data"])
+    assert [entry["key"] for entry in record(run)["accepted"]] == ["data"]
+    assert record(run)["derived"]["data"]["examples"] == 17
+    loop.train(config, run)
+
+
+def test_init_from_is_not_opened_again(run, straight, data, tmp_path):
+    shutil.copytree(straight, tmp_path / "source")
+    loop.train(config_of(data, init_from=str(tmp_path / "source")), tmp_path / "new")
+    shutil.rmtree(tmp_path / "source")
+    shutil.rmtree(tmp_path / "new" / "checkpoints" / "8")
+    (tmp_path / "new" / "summary.json").unlink()
+    loop.train(config_of(data, init_from=str(tmp_path / "source")), tmp_path / "new")
+
+
+def test_words_that_accept_knows(run, data):
+    with pytest.raises(ConfigError, match=r"--accept=duraton: no such key; did you mean 'duration'"):
+        loop.train(config_of(data), run, accept=["duraton"])
+
+
+def test_the_documentation_has_the_same_table():
+    keys = {key for key, _ in leaves(base_config())}
+    for known in continuing.MAY_CHANGE:
+        assert known.startswith("model.") or any(key == known or key.startswith(f"{known}.") for key in keys), known
+    text = (REPO / "docs" / "guarantees.md").read_text()
+    rows = dict(row.strip("| ").split(" | ", 1) for row in text.splitlines() if row.startswith("| `"))
+    for key, why in continuing.MAY_CHANGE.items():
+        assert rows.get(f"`{key}`") == why
