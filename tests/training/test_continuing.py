@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
+from tiny_run import config_of
 
 from vision_jax.config import base_config, leaves
 from vision_jax.errors import ConfigError
@@ -14,41 +14,6 @@ from vision_jax.training import continuing, loop
 from vision_jax.weights.work_folder import metric_rows
 
 REPO = pathlib.Path(__file__).parents[2]
-
-
-def config_of(data: pathlib.Path, **keys):
-    config = base_config()
-    config.model = {"name": "vit_ti16", "patch_size": 8, "width": 16, "depth": 1, "num_heads": 2, "mlp_dim": 16}
-    config.data = {"train": f"folder:{data}/train", "eval": f"folder:{data}/test", "image_size": 16}
-    config.data.augment = {"crop_area": None, "flip": False}
-    config.batch_size, config.duration, config.schedule.warmup = 8, "8 steps", "2 steps"
-    config.evals.classification.every, config.checkpoint.every, config.log.every = "4 steps", "4 steps", "2 steps"
-    config.log = {"compile_cache": "", "tensorboard": False}
-    for key, value in keys.items():
-        *sections, name = key.split("__")
-        section = config
-        for each in sections:
-            section = section[each]
-        section[name] = value
-    return config
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
-    for split, name in [(split, name) for split in ("train", "test") for name in "ab"]:
-        (folder / split / name).mkdir(parents=True)
-        for i in range(8):
-            Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(folder / split / name / f"{i}.png")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def straight(data, tmp_path_factory):
-    """A finished run."""
-    workdir = tmp_path_factory.mktemp("runs") / "straight"
-    loop.train(config_of(data), workdir)
-    return workdir
 
 
 @pytest.fixture

@@ -197,6 +197,8 @@ class Loop:
         try:
             yield
         except OSError as error:
+            with contextlib.suppress(RunError):
+                self.checkpoints.wait()  # the one that is being written may still end well
             steps = self.checkpoints.steps()
             safe = f"the checkpoint of step {steps[-1]} is safe" if steps else "there is no checkpoint yet"
             raise RunError(
