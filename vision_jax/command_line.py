@@ -45,11 +45,12 @@ def _status_of(command: Callable[[], None]) -> int:
     except (ConfigError, RunError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
-    except (RuntimeError, AssertionError) as error:
-        if not (line := _of_device(error)):
+    except (RuntimeError, AssertionError, MemoryError) as error:
+        status, line = _of_machine(error)
+        if not status:
             raise
         print(f"error: {line}", file=sys.stderr)
-        return 2
+        return status
     except Stopped as stop:
         print(stop, file=sys.stderr)
         return 128 + stop.number
@@ -73,17 +74,19 @@ def _signals_raise() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _of_device(error: RuntimeError | AssertionError) -> str:
-    """What JAX's error about devices comes to, in one line; empty for any other error."""
+def _of_machine(error: RuntimeError | AssertionError | MemoryError) -> tuple[int, str]:
+    """(exit status, line) for an error of JAX's or of the machine, (0, "") for any other."""
     first = (str(error).splitlines() or [""])[0]
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     if "nable to initialize backend" in first or frame.f_code.co_filename.endswith("xla_bridge.py"):
         asked = os.environ.get("JAX_PLATFORMS", "")
-        return (
+        return 2, (
             f"JAX finds no devices of JAX_PLATFORMS={asked} ({first or 'it has no support for them'}): install it with the"
             " extra for them, as [cuda] or [tpu], or unset JAX_PLATFORMS"
         )
-    return f"JAX: {first}" if type(error).__name__ == "JaxRuntimeError" else ""
+    if isinstance(error, MemoryError):
+        return 1, f"out of memory {first}".strip()
+    return (1, f"JAX: {first}") if type(error).__name__ == "JaxRuntimeError" else (0, "")
 
 
 def load_config(spec: str) -> Section:

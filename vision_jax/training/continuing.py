@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from vision_jax.config import Section, leaves, nearest
-from vision_jax.data.fingerprints import changes, fingerprint
+from vision_jax.data.fingerprints import changes
 from vision_jax.errors import ConfigError
 from vision_jax.weights.work_folder import read_run_config, read_run_record
 
@@ -71,11 +71,11 @@ def check_accept(accept: Sequence[str], config: Section) -> None:
 
 
 def check_data(
-    workdir: pathlib.Path, earlier: Earlier, config: Section, source, accept: Sequence[str]
+    workdir: pathlib.Path, earlier: Earlier, config: Section, data: dict[str, Any], accept: Sequence[str]
 ) -> list[Accepted]:
-    """What is accepted of how the training data differ from the run's; raises ConfigError where it is not."""
-    now = fingerprint(source)
-    found = changes(earlier.data, now) if earlier.data else []
+    """What is accepted of how the training data, by their fingerprint, differ from the run's; raises ConfigError where it
+    is not."""
+    found = changes(earlier.data, data) if earlier.data else []
     if not found:
         return []
     was, is_ = earlier.config.data.train, config.data.train
@@ -86,7 +86,7 @@ def check_data(
             f"the training data are not those that the run in {workdir} began with: {'; '.join(found[:3])}{more};"
             f" --accept={DATA} goes on with them, another --workdir begins anew"
         )
-    return [Accepted(DATA, earlier.data.get("digest"), now["digest"])]
+    return [Accepted(DATA, earlier.data.get("digest"), data["digest"])]
 
 
 def check_keys(workdir: pathlib.Path, earlier: Earlier, config: Section, accept: Sequence[str]) -> list[Accepted]:

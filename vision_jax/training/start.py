@@ -34,6 +34,7 @@ class Start(NamedTuple):
 
     setup: Setup
     evaluators: dict
+    data: dict[str, Any]  # the fingerprint of the training data, in process 0
     earlier: Earlier | None  # the run that the work folder holds already
     accepted: list[Accepted]
 
@@ -52,9 +53,10 @@ def check(config, workdir: pathlib.Path, accept: Sequence[str]) -> Start:
     continuing.check_accept(accept, config)
     earlier, accepted = continuing.read_earlier(workdir), []
     source = open_source(config.data.train, tfds_dir=config.data.tfds_dir)
+    data = fingerprint(source) if is_writer() else {}
     if earlier:
         if is_writer():
-            accepted += continuing.check_data(workdir, earlier, config, source, accept)
+            accepted += continuing.check_data(workdir, earlier, config, data, accept)
         known = renumbered if earlier.data else continued  # a fingerprint tells of a class that is gone
         of_data, of_run = f"config.data.train={config.data.train!r}", f"the run in {workdir}"
         source = known(source, earlier.class_names, of_data, of_run)
@@ -63,7 +65,7 @@ def check(config, workdir: pathlib.Path, accept: Sequence[str]) -> Start:
         accepted += continuing.check_keys(workdir, earlier, setup.config, accept)
     evaluators = make_evaluators(setup.task, setup.config, setup.mesh)
     check_best(setup.config, evaluators)
-    return Start(setup, evaluators, earlier, accepted)
+    return Start(setup, evaluators, data, earlier, accepted)
 
 
 def check_best(config, evaluators: dict) -> None:
@@ -129,7 +131,7 @@ def initial_state(setup: Setup) -> TrainState:
 def save_record(start: Start, workdir: pathlib.Path, step: int) -> None:
     """Writes config.json: the config, what follows from it and the data, and every change that was accepted so far."""
     setup = start.setup
-    derived = setup.derived | {"class_names": setup.class_names, "data": fingerprint(setup.source)}
+    derived = setup.derived | {"class_names": setup.class_names, "data": start.data}
     new = [{"key": key, "was": was, "is": now, "step": step} for key, was, now in start.accepted]
     accepted = [*(start.earlier.accepted if start.earlier else ()), *new]
     record = to_dict(setup.config) | {"derived": derived, "accepted": accepted}
