@@ -5,3 +5,6 @@ one line.
 """
 
 JSON_BYTES = 16 * 2**20  # of a JSON file or text; Python's objects take up to 24 times its size
+VALUE_DEPTH = 16  # of lists in a config's value
+INTEGER = 2**63  # below it in size: every whole number of a config
+STEPS = 2**31  # below it: steps of a duration, which JAX counts in 32 bits
