@@ -48,6 +48,7 @@ def golden(spec: str) -> str:
     source = outline_source(config.data.train)
     settle(config)
     task = make_task(config, source)
+    config = task.config
     resolved = dict(flat(to_dict(config))) | {key: said[key] for key in SETTLED}
     derived = derive(config, len(source)) | {"peak_lr": peak_lr(config)}
     params = variable_shapes(task.model, as_pair(config.data.image_size))["params"]

@@ -26,6 +26,7 @@ def visualize(
     from vision_jax.evaluation.reconstruction import fixed_noise, picture_grid, readable_images, views
     from vision_jax.tasks import make_task
     from vision_jax.training.reporting import write_picture
+    from vision_jax.training.setup import process_settings
 
     config = read_run_config(workdir)
     if config.task != "masked_autoencoding":
@@ -35,7 +36,8 @@ def visualize(
     task = make_task(config, source)
     images = readable_images(source, eval_transform(config.data), count)
     noise = fixed_noise(task.model, images, seed)
-    psnr, pictures = jax.device_get(jax.jit(lambda *args: views(task, *args))(variables, images, noise))
+    with process_settings(config):
+        psnr, pictures = jax.device_get(jax.jit(lambda *args: views(task, *args))(variables, images, noise))
     try:
         write_picture(out, picture_grid(pictures))
     except OSError as error:

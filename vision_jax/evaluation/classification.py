@@ -7,12 +7,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 from vision_jax.data import open_source
 from vision_jax.errors import ConfigError
 from vision_jax.evaluation.examples import every_example
+from vision_jax.ops.losses import tops
 
 
 class ClassificationEvaluator:
-    """Sums the task's metrics in evaluation mode over `config.data.eval`; padding is masked out."""
+    """Sums the task's metrics in evaluation mode over `config.data.eval`; padding is masked out.
 
-    metrics = ("loss", "top1", "top5", "examples")
+    A model of five classes or fewer has no top 5, which would always be 1.
+    """
 
     def __init__(self, task, config, mesh):
         self.config, self.mesh = config, mesh
@@ -25,6 +27,7 @@ class ClassificationEvaluator:
             raise ConfigError(
                 f"config.data.eval={config.data.eval!r} has {self.source.num_classes} classes, the model only {task.model.num_classes}"
             )
+        self.metrics = ("loss", *(f"top{top}" for top in tops(task.model.num_classes)), "examples")
         replicated = NamedSharding(mesh, PartitionSpec())
 
         def step(variables, batch):
@@ -34,11 +37,16 @@ class ClassificationEvaluator:
         self.add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0)
 
     def run(self, variables: dict) -> dict[str, float]:
-        """`{"loss": ..., "top1": ..., "top5": ..., "examples": ...}`, each a mean over the source's examples."""
+        """`{"loss": ..., "top1": ..., "top5": ..., "examples": ...}`, each a mean over the source's examples.
+
+        Raises ConfigError where none of them can be read.
+        """
         sums = None
         for batch in every_example(self.source, self.config, self.mesh):
             metrics = self.step(variables, batch)
             sums = metrics if sums is None else self.add(sums, metrics)
         sums = jax.device_get(sums)
+        if not sums["loss"][1]:
+            raise ConfigError(f"none of the images of config.data.eval={self.config.data.eval!r} can be read")
         means = {name: float(total) / float(count) for name, (total, count) in sums.items()}
         return means | {"examples": int(sums["loss"][1])}

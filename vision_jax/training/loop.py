@@ -23,12 +23,13 @@ from vision_jax.training.param_groups import param_groups
 from vision_jax.training.partitioning import make_mesh, replicated
 from vision_jax.training.profiling import Profiler
 from vision_jax.training.reporting import Reporter, is_picture, write_atomically
-from vision_jax.training.setup import Setup, compile_step, configure_jax, init_variables, prepare
+from vision_jax.training.setup import Setup, compile_step, init_variables, prepare, with_process_settings
 from vision_jax.training.state import TrainState
 from vision_jax.training.throughput import Spans, peak_flops
 from vision_jax.weights.work_folder import load_variables, locate, read_run_config
 
 
+@with_process_settings
 def train(config, workdir: pathlib.Path) -> dict:
     """Trains what `config` describes in `workdir`, on from its newest whole checkpoint. Returns what summary.json holds.
 
@@ -37,6 +38,7 @@ def train(config, workdir: pathlib.Path) -> dict:
     spans = Spans()
     with spans("init"):
         setup = prepare(config)
+        config = setup.config
         evaluators = make_evaluators(setup.task, config, setup.mesh)
         check_best(config, evaluators)
         if config.init_from:
@@ -135,12 +137,12 @@ def run(
             checkpoints.wait()
 
 
+@with_process_settings
 def evaluate(config, workdir: pathlib.Path, checkpoint: str = "last") -> dict[str, float]:
     """Runs every evaluator on a checkpoint ("last", "best", a step, or a folder); prints and returns the metrics."""
     folder = (
         locate(workdir, checkpoint) if checkpoint in ("last", "best") or checkpoint.isdigit() else locate(checkpoint)
     )
-    configure_jax(config)
     mesh = make_mesh(config)
     if folder.name.isdigit():
         folder = folder.with_name(str(from_first(int(folder.name))))
@@ -169,11 +171,11 @@ def initial_state(setup: Setup) -> TrainState:
     variables, report = init_from(setup.config.init_from, setup.task.model, setup.config.data.image_size, fresh)
     if is_writer():
         print(f"initialised from {setup.config.init_from}:\n{report}", flush=True)
-    params = variables.pop("params")
+    collections = {name: tree for name, tree in variables.items() if name != "params"}
     return state.replace(
-        params=place(params, setup.shardings.params),
-        collections=place(variables, setup.shardings.collections),
-        ema=None if state.ema is None else place(params, setup.shardings.ema),
+        params=place(variables["params"], setup.shardings.params),
+        collections=place(collections, setup.shardings.collections),
+        ema=None if state.ema is None else place(variables, setup.shardings.ema),
     )
 
 
@@ -181,8 +183,8 @@ def check_health(config, step: int, values) -> None:
     """Stops a run that diverges or whose images do not decode."""
     if values["skipped_in_row"] >= config.optimizer.max_skipped:
         raise ConfigError(
-            f"stopped at step {step}: the last {values['skipped_in_row']} updates had a loss or gradient that is not finite"
-            " (optimizer.max_skipped); lower schedule.base_lr, lengthen schedule.warmup or set optimizer.clip_norm"
+            f"stopped at step {step}: the last {values['skipped_in_row']} updates had a loss or gradient that is not finite,"
+            " or no readable image (optimizer.max_skipped); lower schedule.base_lr, lengthen schedule.warmup or set optimizer.clip_norm"
         )
     seen = step * config.batch_size
     if values["broken"] > config.data.max_broken * max(seen, 1000):

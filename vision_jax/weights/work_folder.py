@@ -78,7 +78,7 @@ def _best_step(folder: pathlib.Path) -> int:
 
 
 def load_variables(checkpoint: pathlib.Path, sharding=None) -> dict:
-    """The variables that evaluation uses (the average of the parameters where there is one) of any checkpoint.
+    """The variables that evaluation uses (the average where there is one) of any checkpoint.
 
     Whole arrays, as `sharding` places them (default: this process's first device). Optimizer state is not read. Raises
     ConfigError where the checkpoint is damaged.
@@ -91,8 +91,9 @@ def load_variables(checkpoint: pathlib.Path, sharding=None) -> dict:
     try:
         metadata = ocp.metadata(checkpoint)
         tree = metadata.metadata
-        params = "ema" if tree["ema"] is not None else "params"
-        abstract = {name: tree[name] for name in (params, "collections")}
+        average = tree["ema"] or {}  # of all variables; of the parameters alone in the checkpoints of old versions
+        params = "ema" if average else "params"
+        abstract = {name: tree[name] for name in ((params,) if "params" in average else (params, "collections"))}
         abstract = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding), abstract)
         context = waiting_for_none()
         context.pytree.loading.partial_load = True
@@ -105,7 +106,7 @@ def load_variables(checkpoint: pathlib.Path, sharding=None) -> dict:
             raise DamagedCheckpoint(f"{wrong[0]} does not have the checksum it was saved with")
     except Exception as error:
         raise ConfigError(f"checkpoint {checkpoint} cannot be read: {first_line(error)}") from error
-    return {"params": loaded[params], **loaded["collections"]}
+    return loaded["ema"] if "params" in average else {"params": loaded[params], **loaded["collections"]}
 
 
 def waiting_for_none():
