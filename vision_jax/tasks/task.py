@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from vision_jax.config import to_dict
+from vision_jax.errors import ConfigError
 from vision_jax.models.registry import create_model
 from vision_jax.tasks.mixing import normalize
 
@@ -26,6 +27,8 @@ class Task:
         config = copy.deepcopy(config)
         config.model = fields | to_dict(config.model)
         fields = to_dict(config.model)
+        if "dtype" in fields:
+            raise ConfigError("config.model.dtype is not set: config.precision.compute says it")
         self.model = create_model(fields.pop("name"), dtype=jnp.dtype(config.precision.compute), **fields)
         self.config = config
 
