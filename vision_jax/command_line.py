@@ -44,6 +44,11 @@ def report_errors(command: Callable[[], None]) -> Callable[[], None]:
         except (ConfigError, RunError) as error:
             print(f"error: {printable(' '.join(str(error).split()), MESSAGE)}", file=sys.stderr)
             sys.exit(2 if isinstance(error, ConfigError) else 1)
+        except OSError as error:
+            if not error.filename:
+                raise
+            print(f"error: '{printable(error.filename)}': {error.strerror}", file=sys.stderr)
+            sys.exit(1)
         except Stopped as stop:
             print(stop, file=sys.stderr)
             sys.exit(128 + stop.number)

@@ -11,11 +11,13 @@ user can mend are one line on stderr and exit status 2. Several processes, on a 
 """
 
 import argparse
-import pathlib
 import sys
 
+from vision_jax import limits
 from vision_jax.command_line import Parser, apply_overrides, load_config, report_errors
 from vision_jax.errors import ConfigError
+from vision_jax.files import user_path
+from vision_jax.values import shown
 from vision_jax.weights.work_folder import read_run_config
 
 OF_PROCESSES = ("--coordinator", "--process_id", "--num_processes", "--process_timeout")
@@ -41,7 +43,12 @@ def parse(argv: list[str]):
         "--process_timeout", type=int, default=100, help="seconds after which a silent process counts as lost"
     )
     args, overrides = parser.parse_known_args(argv)
-    workdir = pathlib.Path(args.workdir).expanduser().absolute()
+    if not args.workdir:
+        raise ConfigError("--workdir must name a folder ('.' for this one)")
+    for name in ("process_id", "num_processes", "process_timeout"):
+        if (number := getattr(args, name)) is not None and not 0 <= number < limits.PROCESSES:
+            raise ConfigError(f"--{name} must lie between 0 and {limits.PROCESSES - 1}, got {shown(number)}")
+    workdir = user_path(args.workdir).absolute()
     if args.config:
         config = load_config(args.config)
     elif args.mode == "eval":

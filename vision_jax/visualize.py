@@ -11,6 +11,7 @@ import pathlib
 
 from vision_jax.command_line import Parser, report_errors
 from vision_jax.errors import ConfigError
+from vision_jax.files import user_path
 from vision_jax.weights.work_folder import load_variables, locate, read_run_config
 
 
@@ -59,8 +60,8 @@ def main() -> None:
         raise ConfigError(f"--count must be at least 1, got {args.count}")
     if args.seed < 0:
         raise ConfigError(f"--seed must be at least 0, got {args.seed}")
-    workdir = pathlib.Path(args.workdir).expanduser()
-    out = pathlib.Path(args.out).expanduser() if args.out else workdir / "pictures" / "visualize.png"
+    workdir = user_path(args.workdir)
+    out = user_path(args.out) if args.out else workdir / "pictures" / "visualize.png"
     names = [name for name in args.images.split(",") if name]
     visualize(workdir, args.checkpoint, names, args.count, args.seed, out)
 

@@ -15,6 +15,7 @@ import json
 import pathlib
 import random
 import resource
+import shutil
 import signal
 import sys
 import tempfile
@@ -23,12 +24,16 @@ import traceback
 import typing
 from collections.abc import Callable
 
+from PIL import Image
+
 from vision_jax import convert, plan, predict, visualize
 from vision_jax.config import SCHEMA, Duration, Key, Open, derive, from_dict, to_json
 from vision_jax.errors import ConfigError
 from vision_jax.main import parse
 
+RUN = pathlib.Path(__file__).parents[2] / "tests" / "golden" / "work_folder"
 MEMORY = 8 * 2**30  # bytes of address space: what asks for more fails
+# fmt: off
 CONFIGS = {
     "vit": ("model.width=32", "model.depth=1"),
     "swin": ("model.width=12", "model.depths=(1, 1)"),
@@ -44,184 +49,42 @@ FIELDS = {
     " text_pool vocab_size context_length logit_scale_init logit_bias_init image.depth text_mlp_dim",
 }
 NO_KEYS = (
-    *("", ".", "..", "model.", ".model", "model..x", "model", "data", "data.augment", "evals", "__class__", "__dict__"),
-    *("_fields", "_schema", "keys", "items", "items.x", "update", "model.__class__", "model._fields", "model.name.x"),
-    *("optimizer.lr_scale.0", "seed.x", "log.every.x", "model.parent", "model.foo", "mesh.across", "ключ", "a" * 5000),
+    "", ".", "..", "model.", ".model", "model..x", "model", "data", "data.augment", "evals", "__class__", "__dict__",
+    "_fields", "_schema", "keys", "items", "items.x", "update", "model.__class__", "model._fields", "model.name.x",
+    "optimizer.lr_scale.0", "seed.x", "log.every.x", "model.parent", "model.foo", "mesh.across", "ключ", "a" * 5000,
 )
 NUMBERS = (
-    *(
-        "0",
-        "1",
-        "-1",
-        "2",
-        "3",
-        "4",
-        "7",
-        "16",
-        "17",
-        "100",
-        "1000000000",
-        "-16",
-        "1.5",
-        "0.5",
-        "-0.5",
-        "1.0",
-        "1e-400",
-    ),
-    *("1e308", "1e400", "nan", "inf", "-inf", "1j", "2147483647", "2147483648", "-2147483649", "9223372036854775808"),
-    *(
-        "18446744073709551616",
-        "10**9",
-        "9**9**9",
-        "1_000",
-        "9" * 400,
-        "-" + "9" * 400,
-        "9" * 5000,
-        "0x10",
-        "True",
-        "None",
-    ),
+    "0", "1", "-1", "2", "3", "4", "7", "16", "17", "100", "1000000000", "-16", "1.5", "0.5", "-0.5", "1.0", "1e-400",
+    "1e308", "1e400", "nan", "inf", "-inf", "1j", "2147483647", "2147483648", "-2147483649", "9223372036854775808",
+    "18446744073709551616", "10**9", "9**9**9", "1_000", "9" * 400, "-" + "9" * 400, "9" * 5000, "0x10", "True", "None",
 )
 SHAPES = (
-    *("()", "(1,)", "(1,2)", "(1,2,3)", "(0,0)", "(16,16)", "(16,-16)", "(1e9,1e9)", "(nan,)", "((1,(1e400,)),)", "[]"),
-    *(
-        "[1]",
-        "[[]]",
-        "{}",
-        "{1:2}",
-        "{'a':1}",
-        "{'width': -1}",
-        "{'depth': 0}",
-        "{[]:1}",
-        "{1,2}",
-        "{{}}",
-        "b'x'",
-        "...",
-    ),
-    *(
-        "('a','b')",
-        "(('.*', 1),)",
-        "(('.*', -1),)",
-        "(('.*', 'x'),)",
-        "(('(', 1),)",
-        "('.*', 1)",
-        "(1,2,3,4)",
-        "(True,)",
-    ),
-    *("(('.*', ('fsdp',)),)", "(('.*', ('fsdp', 'fsdp')),)", "(('(a+)+$', ('data',)),)", "(('(.*)*x', 2.0),)"),
+    "()", "(1,)", "(1,2)", "(1,2,3)", "(0,0)", "(16,16)", "(16,-16)", "(1e9,1e9)", "(nan,)", "((1,(1e400,)),)", "[]",
+    "[1]", "[[]]", "{}", "{1:2}", "{'a':1}", "{'width': -1}", "{'depth': 0}", "{[]:1}", "{1,2}", "{{}}", "b'x'", "...",
+    "('a','b')", "(('.*', 1),)", "(('.*', -1),)", "(('.*', 'x'),)", "(('(', 1),)", "('.*', 1)", "(1,2,3,4)", "(True,)",
+    "(('.*', ('fsdp',)),)", "(('.*', ('fsdp', 'fsdp')),)", "(('(a+)+$', ('data',)),)", "(('(.*)*x', 2.0),)",
 )
 TEXTS = (
-    *("", " ", "''", "x", "true", "FALSE", "none", "%s%s", "{}", "\\", "*", "[", "(a+)+$", r"(\w+)+:", "(.*)*x", ".*"),
-    *(
-        "(.*/)*(.*/)*x",
-        "lambda: 1",
-        "__import__('os').getcwd()",
-        "'\\d'",
-        "1if 1else 2",
-        "(" * 300,
-        "[" * 150 + "]" * 150,
-    ),
-    *(
-        "-" * 3000 + "1",
-        "[" * 5000,
-        "\0x",
-        "\ud800",
-        "\udcff",
-        "\x1b[31m",
-        "a\nb",
-        "🙂",
-        "a" * 5000,
-        "~nobody/x",
-        "/",
-        ".",
-    ),
-    *(
-        "digits:train",
-        "digits:",
-        "digits:train[:0%]",
-        "digits:train[:100%]",
-        "digits:train[:999999999%]",
-        "folder:",
-        "wds:",
-    ),
-    *(
-        "folder:/nowhere",
-        "wds:{",
-        "wds:{0..999999999}.tar",
-        "wds:/dev/null",
-        "tfds:",
-        "tfds:x:y",
-        "shapes:x",
-        "shapes:train",
-    ),
-    *(
-        "((('digits:train'),1),)",
-        "(('digits:train',1),('digits:test',0))",
-        "(('digits:train',nan),)",
-        "(('digits:train',),)",
-    ),
-    *(
-        "vit_s16",
-        "swin_t",
-        "clip_vit_b32",
-        "mae_vit_b16",
-        "resnet26",
-        "modified_resnet",
-        "bfloat16",
-        "adamw",
-        "lars",
-        "lion",
-    ),
-    *(
-        "sigmoid",
-        "rand-m9-mstd0.5-inc1",
-        "rand-m",
-        "randaug(2,15)",
-        "randaug(-1,99999)",
-        "3-augment",
-        "clip",
-        "clip:/dev/null",
-    ),
-    *(
-        "gap",
-        "map",
-        "token",
-        "full",
-        "dots",
-        "sincos2d",
-        "learn_2d",
-        "gelu",
-        "linear",
-        "rsqrt",
-        "step",
-        "constant",
-        "squash",
-    ),
+    "", " ", "''", "x", "true", "FALSE", "none", "%s%s", "{}", "\\", "*", "[", "(a+)+$", r"(\w+)+:", "(.*)*x", ".*",
+    "(.*/)*(.*/)*x", "lambda: 1", "__import__('os').getcwd()", "'\\d'", "1if 1else 2", "(" * 300, "[" * 150 + "]" * 150,
+    "-" * 3000 + "1", "[" * 5000, "\0x", "\ud800", "\udcff", "\x1b[31m", "a\nb", "🙂", "a" * 5000, "~nobody/x", "/", ".",
+    "digits:train", "digits:", "digits:train[:0%]", "digits:train[:100%]", "digits:train[:999999999%]", "folder:", "wds:",
+    "folder:/nowhere", "wds:{", "wds:{0..999999999}.tar", "wds:/dev/null", "tfds:", "tfds:x:y", "shapes:x", "shapes:train",
+    "((('digits:train'),1),)", "(('digits:train',1),('digits:test',0))", "(('digits:train',nan),)", "(('digits:train',),)",
+    "vit_s16", "swin_t", "clip_vit_b32", "mae_vit_b16", "resnet26", "modified_resnet", "bfloat16", "adamw", "lars", "lion",
+    "sigmoid", "rand-m9-mstd0.5-inc1", "rand-m", "randaug(2,15)", "randaug(-1,99999)", "3-augment", "clip", "clip:/dev/null",
+    "gap", "map", "token", "full", "dots", "sincos2d", "learn_2d", "gelu", "linear", "rsqrt", "step", "constant", "squash",
 )
 DURATIONS = (
-    *(
-        "1 steps",
-        "0 steps",
-        "-1 steps",
-        "nan epochs",
-        "inf steps",
-        "1 epoch",
-        "0.0001 epochs",
-        "1e-300 epochs",
-        "1  steps",
-    ),
-    *(
-        "1e300 steps",
-        "1e308 epochs",
-        "1e18 steps",
-        "2147483648 steps",
-        "5 epochs extra",
-        "1 parsecs",
-        "1 steps ",
-        "30 steps",
-    ),
+    "1 steps", "0 steps", "-1 steps", "nan epochs", "inf steps", "1 epoch", "0.0001 epochs", "1e-300 epochs", "1  steps",
+    "1e300 steps", "1e308 epochs", "1e18 steps", "2147483648 steps", "5 epochs extra", "1 parsecs", "1 steps ", "30 steps",
 )
+USUAL = {
+    "checkpoint": ("last", "10", "best"), "image_size": ("16", "24"), "set": ("pool=gap", "num_classes=3"), "top": ("3",),
+    "batch_size": ("2",), "format": ("hf", "timm"), "count": ("2",), "topology": ("cpu",), "trials": ("1",),
+}
 VALUES = (*NUMBERS, *SHAPES, *TEXTS, *DURATIONS)
+# fmt: on
 
 
 class Hang(BaseException): ...
@@ -273,10 +136,10 @@ def command_line(rng: random.Random, folder: pathlib.Path) -> tuple[Callable, li
     """The `main` of another command, and arguments for it of which most are odd."""
 
     def odd(*usual: str) -> str:
-        return rng.choice(usual) if rng.random() < 0.3 else rng.choice(VALUES)
+        return rng.choice(usual) if usual and rng.random() < 0.7 else rng.choice(VALUES)
 
     def some(*options: str) -> list[str]:
-        return [f"--{option}={odd()}" for option in rng.sample(options, rng.randrange(len(options) + 1))]
+        return [f"--{option}={odd(*USUAL.get(option, ()))}" for option in rng.sample(options, rng.randrange(3))]
 
     match rng.choice(["plan", "predict", "convert", "visualize"]):
         case "plan":
@@ -286,7 +149,11 @@ def command_line(rng: random.Random, folder: pathlib.Path) -> tuple[Callable, li
             rest = some(
                 "image_size", "checkpoint", "set", "file", "top", "batch_size", "labels", "templates", "tokenizer"
             )
-            return predict.main, [odd(str(folder / "a.png"), str(folder)), f"--model={folder / odd('a.npz')}", *rest]
+            return predict.main, [
+                odd(str(folder / "a.png"), str(folder)),
+                f"--model={odd(str(folder / 'run'), str(folder / 'run'), str(folder / 'a.png'))}",
+                *rest,
+            ]
         case "convert":
             rest = some("format", "image_size", "checkpoint", "set", "file")
             return convert.main, [
@@ -297,7 +164,7 @@ def command_line(rng: random.Random, folder: pathlib.Path) -> tuple[Callable, li
             ]
         case _:
             rest = some("checkpoint", "images", "count", "seed", "out")
-            return visualize.main, [f"--workdir={odd(str(folder), str(folder / 'w'))}", *rest]
+            return visualize.main, [f"--workdir={odd(str(folder), str(folder / 'run'))}", *rest]
 
 
 def check_parsed(line: list[str]):
@@ -373,6 +240,8 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     counts, examples, slowest = collections.Counter(), {}, collections.defaultdict(float)
     with tempfile.TemporaryDirectory() as folder:
+        Image.new("RGB", (20, 20)).save(f"{folder}/a.png")
+        shutil.copytree(RUN, f"{folder}/run")
         for kind, check, arguments in cases(args.seed, args.parsed, args.prepared, args.commands, pathlib.Path(folder)):
             start = time.monotonic()
             came = outcome(check, *arguments)

@@ -10,6 +10,7 @@ import numpy as np
 
 from vision_jax.config import Section, from_dict
 from vision_jax.errors import ConfigError
+from vision_jax.files import user_path
 from vision_jax.models.stacking import path_name
 
 
@@ -46,7 +47,7 @@ def locate(source: str | pathlib.Path, which: str = "last") -> pathlib.Path:
     `which` is "last", "best" (by the metric saved with the checkpoints) or a step, and counts unless `source` is a
     checkpoint itself. Raises ConfigError naming what is missing.
     """
-    source = pathlib.Path(source).expanduser().absolute()
+    source = user_path(source).absolute()
     if not source.exists():
         raise ConfigError(f"no work folder or checkpoint at {source}")
     if (source / "state").is_dir():
