@@ -1,9 +1,13 @@
 """ViT-B/16 with AugReg: `:i1k` (default) from scratch on ImageNet-1k, `:i21k` pre-training on ImageNet-21k.
 
 Recipe: "How to train your ViT?" (Steiner et al., https://arxiv.org/abs/2106.10270) and big_vision's configs/vit_i1k.py
-(medium2: mixup 0.5 and RandAugment(2, 15); softmax) and configs/vit_i21k.py (light2: mixup 0.2 and RandAugment(2, 10);
-sigmoid loss, head bias -10). big_vision's own file pools i21k by average; the released AugReg weights use the token, and
-so does this. big_vision's weight decay of 1e-4 follows the schedule but is not multiplied by the learning rate.
+(medium2: mixup 0.5 and RandAugment(2, 15); sigmoid loss, head bias -6.9) and configs/vit_i21k.py (light2: mixup 0.2 and
+RandAugment(2, 10); sigmoid loss, head bias -10). Training crops are resized bilinearly, and the weight decay of 1e-4
+follows the schedule but is not multiplied by the learning rate, both as there.
+What differs: big_vision's mixup keeps the larger share of each picture for itself (max of lambda and 1 - lambda) and
+takes the next of the batch for its partner, where ours is timm's; its evaluation shrinks pictures by area, where ours is
+bilinear, too; it watches the last hundredth of the training set besides. Its own file pools i21k by average; the released
+AugReg weights use the token, and so does this.
 Data: ImageNet-21k is not among TFDS's prepared sets: give your own as `--config.data.train=folder:PATH`, and its number
 of classes follows from the folder.
 Hardware: a TPU v3-128 or 16 80-GB GPUs, about a day for i1k. Expected top-1 on ImageNet-1k: about 79 (i1k, 300 epochs);
@@ -22,9 +26,11 @@ def get_config(arg="i1k"):
     c.schedule = dict(base_lr=1e-3, warmup="10000 steps", decay="cosine")
     c.precision.compute = "bfloat16"
     c.data.workers = 32
+    c.data.interpolation = "bilinear"
+    c.loss.name = "sigmoid"
     c.data.augment = dict(crop_area=(0.05, 1.0), flip=True)
     if arg == "i1k":
-        c.model = dict(name="vit_b16", pool="token", representation_size=768)
+        c.model = dict(name="vit_b16", pool="token", representation_size=768, head_bias_init=-6.9)
         c.data.train = "tfds:imagenet2012:train[:99%]"
         c.data.eval = "tfds:imagenet2012:validation"
         c.data.augment = dict(policy="randaug(2,15)", mixup=0.5)
@@ -33,7 +39,6 @@ def get_config(arg="i1k"):
         c.data.train = "tfds:imagenet21k:full[51200:]"
         c.data.eval = "tfds:imagenet21k:full[:51200]"
         c.data.augment = dict(policy="randaug(2,10)", mixup=0.2)
-        c.loss.name = "sigmoid"
     else:
         raise ConfigError(f"argument must be i1k or i21k, got {arg!r}")
     return c

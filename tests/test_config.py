@@ -1,5 +1,9 @@
+import copy
+import functools
 import json
+import math
 import pathlib
+import pickle
 import subprocess
 import sys
 
@@ -37,6 +41,18 @@ def test_two_configs_share_nothing():
 
 
 @pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c)), lambda c: from_dict(to_dict(c))]
+)
+def test_a_copy_is_equal_and_shares_nothing(copied):
+    c = base_config()
+    c.model = dict(image=dict(width=32))
+    other = copied(c)
+    assert other == c and other is not c and type(other) is type(c)
+    other.data.augment.mixup, other.model.image.width = 0.5, 64
+    assert other != c and c.data.augment.mixup == 0.0 and c.model.image.width == 32
+
+
+@pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda c: setattr(c, "batchsize", 3), ["batchsize", "batch_size"]),
@@ -54,6 +70,59 @@ def test_wrong_keys_and_values_are_named(change, words):
     with pytest.raises(ConfigError) as error:
         change(base_config())
     assert all(word in str(error.value) for word in words) and "\n" not in str(error.value)
+
+
+def test_a_section_is_a_mapping_whose_missing_keys_are_missing():
+    c = base_config()
+    assert not hasattr(c, "nope") and getattr(c, "nope", 3) == 3 and c.get("nope") is None and "nope" not in c
+    assert hasattr(c, "seed") and "seed" in c and dict(c)["seed"] == 0 and next(iter(c.data.augment)) == "crop_area"
+    assert c.data == to_dict(c)["data"] and len(c.mesh.across) == 3
+    with pytest.raises(ConfigError, match=r"batchsize.*batch_size"):
+        c["batchsize"]
+    with pytest.raises(ConfigError, match="seed"):
+        del c.seed
+    c.model.depth = 3
+    del c.model.depth
+    assert "depth" not in c.model
+    section = copy.deepcopy(c.model)
+    section.patch_size = 4
+    assert "patch_size" not in c.model and section.name == c.model.name
+
+
+ODD = [
+    math.nan,
+    -math.inf,
+    (1, (2.0, math.nan)),
+    2**63,
+    (-(2**64),),
+    "a\0b",
+    "\ud800",
+    ("\udcff",),
+    {1, 2},
+    b"x",
+    1j,
+    ...,
+]
+ODD += [lambda: 1, {"a": {1}}, {1: 2}, functools.reduce(lambda inner, _: [inner], range(400), 1)]
+
+
+@pytest.mark.parametrize("key", ["model.some", "batch_size", "data.augment.crop_ratio", "data.train", "duration"])
+@pytest.mark.parametrize("value", ODD, ids=lambda value: ascii(value)[:20])
+def test_values_that_json_does_not_give_back_are_refused(key, value):
+    c = base_config()
+    *parents, leaf = key.split(".")
+    section = functools.reduce(lambda section, name: section[name], parents, c)
+    with pytest.raises(ConfigError, match=f"{leaf}") as error:
+        section[leaf] = value
+    assert len(str(error.value)) < 600 and str(error.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "values", [None, 3, [1], "text", {"seed": None}, {1: 2}, {"model": 3}, {"data": {"augment": []}}]
+)
+def test_what_is_no_saved_config_is_refused(values):
+    with pytest.raises(ConfigError):
+        from_dict(values)
 
 
 def test_every_key_has_a_meaning_and_a_default_of_its_type():
@@ -91,6 +160,20 @@ def test_durations(duration, steps):
     assert steps_of(duration, batch_size=64, num_examples=640) == steps
 
 
+@pytest.mark.parametrize("duration", ["1e300 steps", "1e308 epochs", "3e9 examples", "2147483648 steps", "1e18 epochs"])
+def test_more_steps_than_are_counted_are_refused(duration):
+    with pytest.raises(ConfigError, match=r"duration.*2,147,483,648 steps"):
+        steps_of(duration, batch_size=1, num_examples=640)
+
+
+@pytest.mark.parametrize("size", [0, -1, 2**31])
+def test_a_batch_of_no_size_is_refused(size):
+    c = base_config()
+    c.batch_size = size
+    with pytest.raises(ConfigError, match="batch_size"):
+        derive(c, 100)
+
+
 def test_derived_durations_cover_every_duration_of_the_schema():
     c = base_config()
     c.batch_size = 10
@@ -118,3 +201,11 @@ def test_overrides_are_typed_by_the_schema():
         ("data.augment.flip", False),
         ("data.train", "folder:1"),
     ]
+
+
+@pytest.mark.parametrize(
+    "text", ["{[]: 1}", "{{}}", "(" * 300, "-" * 3000 + "1", "[" * 5000, "9" * 5000, "9**9**9", "'\\d'", "1if 1else 2"]
+)
+def test_what_is_no_literal_stays_text(text, recwarn):
+    ((_, value),) = parse_overrides([f"--config.model.act={text}"], base_config())
+    assert value == text.strip("'") and not recwarn.list

@@ -9,18 +9,30 @@ import importlib.util
 import inspect
 import os
 import pathlib
+import re
 import signal
 import sys
 import traceback
 import typing
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 from vision_jax.config import Section, nearest
 from vision_jax.errors import ConfigError, RunError, Stopped
+from vision_jax.files import printable
+from vision_jax.values import plain, shown, text
+
+MESSAGE = 1000  # characters of an error that are printed
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises ConfigError instead of printing the usage."""
+    """Raises ConfigError instead of printing the usage, and for words that cannot be told on a screen."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        words = sys.argv[1:] if args is None else list(args)
+        for word in words:
+            text("an argument", word)
+        return super().parse_known_args(words, namespace)
 
     def error(self, message: str):
         raise ConfigError(message)
@@ -43,8 +55,13 @@ def _status_of(command: Callable[[], None]) -> int:
         with _signals_raise():
             command()
     except (ConfigError, RunError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {printable(' '.join(str(error).split()), MESSAGE)}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
+    except OSError as error:
+        if not error.filename:
+            raise
+        print(f"error: '{printable(error.filename)}': {error.strerror}", file=sys.stderr)
+        return 1
     except (RuntimeError, AssertionError, MemoryError) as error:
         status, line = _of_machine(error)
         if not status:
@@ -93,10 +110,10 @@ def load_config(spec: str) -> Section:
     """The config of "FILE" or "FILE:ARG": what `get_config()` or `get_config(ARG)` in the file returns."""
     name, _, arg = spec.partition(":")
     path = pathlib.Path(name)
-    if not path.is_file():
-        folder = path.parent if path.parent.is_dir() else pathlib.Path("configs")
+    if not os.path.isfile(path):
+        folder = path.parent if os.path.isdir(path.parent) else pathlib.Path("configs")
         known = [str(p) for p in folder.glob("*.py")]
-        raise ConfigError(f"no config file at '{name}'{nearest(name, known) if known else ''}")
+        raise ConfigError(f"no config file at '{printable(name)}'{nearest(name, known) if known else ''}")
     try:
         module_spec = importlib.util.spec_from_file_location(path.stem, path)
         module = importlib.util.module_from_spec(module_spec)
@@ -143,8 +160,8 @@ def source_arguments(args: argparse.Namespace) -> dict[str, typing.Any]:
     size = None
     if args.image_size:
         sides = args.image_size.split("x")
-        if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
-            raise ConfigError(f"--image_size takes pixels a side or HEIGHTxWIDTH, got {args.image_size!r}")
+        if len(sides) > 2 or not all(re.fullmatch("[1-9][0-9]{0,5}", side) for side in sides):
+            raise ConfigError(f"--image_size takes pixels a side or HEIGHTxWIDTH, got {shown(args.image_size)}")
         size = tuple(map(int, sides)) if len(sides) == 2 else int(sides[0])
     fields, file = (_fields(option, getattr(args, option)) for option in ("set", "file"))
     return {"image_size": size, "revision": args.revision, "checkpoint": args.checkpoint, "file": file, **fields}
@@ -155,8 +172,8 @@ def _fields(option: str, words: list[str]) -> dict[str, typing.Any]:
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or not name.isidentifier():
-            raise ConfigError(f"--{option} takes FIELD=VALUE, got {word!r}")
-        fields[name] = _value(value, None)
+            raise ConfigError(f"--{option} takes FIELD=VALUE, got {shown(word)}")
+        fields[name] = plain(f"--{option}={name}", _value(value, None))
     return fields
 
 
@@ -178,7 +195,7 @@ def parse_overrides(argv: list[str], config: Section, known: Sequence[str] = ())
         key, equals, text = word.partition("=")
         if not key.startswith("--config."):
             known = ", ".join(["--config", "--config.KEY=VALUE", *known])
-            raise ConfigError(f"unknown argument '{word}'; known: {known}")
+            raise ConfigError(f"unknown argument '{printable(word)}'; known: {known}")
         if not equals:
             text = words.pop(0) if words and not words[0].startswith("--") else "True"
         key = key.removeprefix("--config.")
@@ -192,7 +209,7 @@ def _type_of(key: str, config: Section):
     for depth, name in enumerate(parents):
         if section.is_open and name not in section:
             return None  # a mapping among a model's fields, of which nothing is set yet
-        section = section[name] if name in section else getattr(section, name)
+        section = section[name]
         if not isinstance(section, Section):
             raise ConfigError(f"config key '{'.'.join(parents[: depth + 1])}' has no keys of its own, got '{key}'")
     return section.leaf_type(leaf)
@@ -203,7 +220,7 @@ def _value(text: str, kind):
     if kinds == (str,):
         return text
     try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
-    return value
+        with warnings.catch_warnings(action="ignore"):  # of an invalid escape in a text
+            return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # as deep nesting, or a list as a key
+        return {"true": True, "false": False, "none": None}.get(text.lower(), text)

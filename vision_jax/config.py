@@ -19,12 +19,15 @@ import difflib
 import json
 import math
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any, NamedTuple
 
 import ml_collections
 
-from vision_jax.errors import ConfigError
+from vision_jax import limits
+from vision_jax.errors import ConfigError, UnknownKey
+from vision_jax.files import printable
+from vision_jax.values import plain, shown
 
 
 class Key(NamedTuple):
@@ -107,12 +110,12 @@ SCHEMA = {
         "decay": Key(r".*/kernel$", str | tuple, "regular expressions over parameter paths: what decays"),
         "layer_decay": Key(1.0, float, "each layer's learning rate relative to the next one's (BEiT, MAE)"),
         "lr_scale": Key((), tuple, "(regular expression, factor) pairs: learning rates relative to the schedule; the first match counts"),
-        "freeze": Key((), str | tuple, "regular expressions over parameter paths: what does not train"),
+        "freeze": Key((), str | tuple, "regular expressions over parameter paths: what does not train; a module frozen whole acts as in evaluation, its batch statistics stay"),
         "clip_norm": Key(0.0, float, "clip the gradient's global norm; 0: off"),
         "accumulate": Key(1, int, "micro-batches a step"),
         "moment_dtype": Key("float32", str, "dtype of the first moment or momentum", ("float32", "bfloat16")),
-        "ema": Key(0.0, float, "decay of the exponential moving average of the parameters, which is then evaluated; 0: off"),
-        "max_skipped": Key(20, int, "stop after so many updates in a row with a loss or gradient that is not finite"),
+        "ema": Key(0.0, float, "decay of the exponential moving average of parameters and batch statistics, which is then evaluated; 0: off"),
+        "max_skipped": Key(20, int, "stop after so many updates in a row with a loss or gradient that is not finite, or no readable image"),
     },
     "schedule": {
         "base_lr": Key(1e-3, float, "peak learning rate, before scaling by the batch"),
@@ -205,48 +208,80 @@ SCHEMA = {
 # fmt: on
 
 
-class Section(ml_collections.ConfigDict):
-    """A section of the config: a ConfigDict whose keys, types and choices come from the schema."""
+class Section(MutableMapping, ml_collections.ConfigDict):
+    """A section of the config: a mapping, also by attributes, whose keys, types and choices come from the schema.
+
+    Equal to any mapping of the same keys and values. A copy, deep or not, and what pickle gives back share nothing with
+    the original.
+    """
 
     def __init__(self, schema: dict | Open, path: str = ""):
-        super().__init__(type_safe=False)
+        ml_collections.ConfigDict.__init__(self, type_safe=False)  # the schema checks types, more closely
         keys = schema.keys if isinstance(schema, Open) else schema
-        object.__setattr__(self, "_schema", keys)
-        object.__setattr__(self, "_open", isinstance(schema, Open))
-        object.__setattr__(self, "_path", path)
-        for name, entry in keys.items():
-            value = entry.default if isinstance(entry, Key) else Section(entry, f"{path}{name}.")
-            self._fields[name] = value
+        fields = {
+            name: entry.default if isinstance(entry, Key) else Section(entry, f"{path}{name}.")
+            for name, entry in keys.items()
+        }
+        vars(self).update(_schema=keys, _open=isinstance(schema, Open), _path=path, _fields=fields)
 
     def __setitem__(self, name: str, value: Any) -> None:
-        entry = self._schema.get(name)
-        if entry is None and not self._open:
-            raise ConfigError(f"unknown config key '{self._path}{name}'{nearest(name, self._schema)}")
-        if entry is not None and not isinstance(entry, Key):
-            if not isinstance(value, Mapping | ml_collections.ConfigDict):
-                raise ConfigError(
-                    f"config key '{self._path}{name}' is a section with keys {', '.join(self[name])}; got {value!r}"
-                )
-            for key, item in value.items():
-                self[name][key] = item
-            return
-        if entry is None and isinstance(value, Mapping | ml_collections.ConfigDict):  # merged, as a section is
-            if not isinstance(self._fields.get(name), Section):
+        entry = self._schema.get(name) if isinstance(name, str) else None
+        if entry is None and not (self._open and isinstance(name, str) and name.isidentifier()):
+            raise self._unknown(name, self._schema)
+        if isinstance(entry, Key):
+            self._fields[name] = check(f"{self._path}{name}", entry, value)
+        elif isinstance(value, Mapping):
+            if not isinstance(self._fields.get(name), Section):  # among the fields of a model
                 self._fields[name] = Section(Open({}, ""), f"{self._path}{name}.")
-            for key, item in value.items():
-                self[name][key] = item
-            return
-        self._fields[name] = _frozen(value) if entry is None else check(f"{self._path}{name}", entry, value)
+            for key, item in value.items():  # merged, so that what it does not name stays
+                self._fields[name][key] = item
+        elif entry is not None:
+            keys = ", ".join(self._fields[name])
+            raise ConfigError(f"config key '{self._path}{name}' is a section with keys {keys}; got {shown(value)}")
+        else:
+            self._fields[name] = plain(f"config key '{self._path}{name}'", value)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._fields:
+            raise self._unknown(name, self._fields)
+        return self._fields[name]
+
+    def __delitem__(self, name: str) -> None:
+        if name not in self._fields or name in self._schema:
+            raise self._unknown(name, self._fields.keys() - self._schema.keys())
+        del self._fields[name]
+
+    def __iter__(self):
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._fields
 
     def __setattr__(self, name: str, value: Any) -> None:
         self[name] = value
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+    def __getattr__(self, name: str) -> Any:  # where the class has no attribute of that name
+        if name.startswith("_"):
             raise AttributeError(name)
-        if name not in self._fields:
-            raise ConfigError(f"unknown config key '{self._path}{name}'{nearest(name, self._fields)}")
-        return self._fields[name]
+        return self[name]
+
+    def __delattr__(self, name: str) -> None:
+        del self[name]
+
+    def __dir__(self):
+        return [*super().__dir__(), *self._fields]
+
+    def __repr__(self) -> str:
+        return f"Section({to_dict(self)!r})"
+
+    def __reduce__(self):
+        return _section, (self._path, to_dict(self))
+
+    def _unknown(self, name: Any, known) -> UnknownKey:
+        return UnknownKey(f"unknown config key '{printable(f'{self._path}{name}')}'{nearest(name, known)}")
 
     @property
     def is_open(self) -> bool:
@@ -259,15 +294,26 @@ class Section(ml_collections.ConfigDict):
         return entry.type if isinstance(entry, Key) else None
 
 
+def _section(path: str, values: Mapping) -> Section:
+    """The section at a path such as "data.augment." with other values than the defaults."""
+    entry = SCHEMA
+    for name in path.split(".")[:-1]:
+        keys = entry.keys if isinstance(entry, Open) else entry
+        entry = keys.get(name, Open({}, ""))
+    section = Section(entry, path)
+    section.update(values)
+    return section
+
+
 def base_config() -> Section:
     """A config with every default, to be changed by an experiment file."""
     return Section(SCHEMA)
 
 
-def nearest(name: str, known) -> str:
+def nearest(name: Any, known) -> str:
     """' (did you mean 'x'?)' for the nearest known name, or the list of the known ones."""
     known = sorted(map(str, known))
-    close = difflib.get_close_matches(name, known, 1, 0.6)
+    close = difflib.get_close_matches(str(name)[:200], known, 1, 0.6)
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; known: {', '.join(known)}" if len(known) <= 40 else ""
@@ -275,31 +321,26 @@ def nearest(name: str, known) -> str:
 
 def check(path: str, key: Key, value: Any) -> Any:
     """`value` as the key's type; raises ConfigError naming the key, the value and what would be right."""
-    value = _frozen(value)
+    value = plain(f"config key '{path}'", value)
     if key.type is Duration:
         parse_duration(value, path)
         return value
     types = typing.get_args(key.type) or (key.type,)
-    if float in types and isinstance(value, int) and not isinstance(value, bool):
+    if float in types and type(value) is int:
         value = float(value)
     if list in types and isinstance(value, tuple):
         types += (tuple,)
     if not any(value is None if t is None or t is type(None) else type(value) is t for t in types):
         names = " or ".join("None" if t in (None, type(None)) else t.__name__ for t in types if t is not list)
-        raise ConfigError(f"config key '{path}' must be {names}, got {type(value).__name__} {value!r} ({key.meaning})")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"config key '{path}' must be finite, got {value}")
-    if key.choices and value not in key.choices:
-        guess = nearest(str(value), key.choices)
         raise ConfigError(
-            f"config key '{path}' must be one of {', '.join(key.choices)}; got {value!r}{guess if 'mean' in guess else ''}"
+            f"config key '{path}' must be {names}, got {type(value).__name__} {shown(value)} ({key.meaning})"
+        )
+    if key.choices and value not in key.choices:
+        guess = nearest(value, key.choices)
+        raise ConfigError(
+            f"config key '{path}' must be one of {', '.join(key.choices)}; got {shown(value)}{guess if 'mean' in guess else ''}"
         )
     return value
-
-
-def _frozen(value: Any) -> Any:
-    """Lists become tuples all the way down, so that values hash and a saved config compares equal to its source."""
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
 def describe(schema: dict = SCHEMA, path: str = "") -> list[tuple[str, Any, str]]:
@@ -320,9 +361,10 @@ def to_dict(config: Section) -> dict:
 
 def from_dict(values: Mapping) -> Section:
     """The config that `to_dict` made `values` of; raises ConfigError where a key is not (or no longer) known."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"a config is a mapping from keys to values, got {shown(values)}")
     config = base_config()
-    for name, value in values.items():
-        config[name] = value
+    config.update(values)
     return config
 
 
@@ -341,15 +383,20 @@ def parse_duration(duration: str, key: str) -> tuple[float, str]:
             raise ValueError
     except (ValueError, AttributeError):
         raise ConfigError(
-            f"config key '{key}' must read 'N steps', 'N epochs' or 'N examples', got {duration!r}"
+            f"config key '{key}' must read 'N steps', 'N epochs' or 'N examples', got {shown(duration)}"
         ) from None
     return number, unit
 
 
 def steps_of(duration: str, batch_size: int, num_examples: int, key: str = "duration") -> int:
-    """The duration in steps, rounded, at least 1 unless it is zero; an epoch is num_examples / batch_size steps."""
+    """The duration in steps, rounded, at least 1 unless it is zero; an epoch is num_examples / batch_size steps.
+
+    Raises ConfigError naming the key where it is no duration, or one of more steps than JAX counts.
+    """
     number, unit = parse_duration(duration, key)
     steps = number * {"step": 1.0, "epoch": num_examples / batch_size, "example": 1 / batch_size}[unit]
+    if steps >= limits.STEPS:
+        raise ConfigError(f"config key '{key}' must be less than {limits.STEPS:,} steps, got {shown(duration)}")
     return max(round(steps), 1) if steps > 0 else 0
 
 
@@ -364,6 +411,8 @@ def leaves(section: Section, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def derive(config: Section, num_examples: int) -> dict[str, Any]:
     """What follows from the config and the length of an epoch: every duration in steps."""
+    if not 1 <= config.batch_size < limits.STEPS:
+        raise ConfigError(f"config key 'batch_size' must lie between 1 and {limits.STEPS - 1}, got {config.batch_size}")
     durations = {
         key: steps_of(value, config.batch_size, num_examples, key)
         for key, value in leaves(config)

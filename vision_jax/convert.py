@@ -15,6 +15,7 @@ import shutil
 
 from vision_jax.command_line import Parser, add_source_arguments, report_errors, source_arguments
 from vision_jax.errors import ConfigError
+from vision_jax.files import user_path
 
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
@@ -55,7 +56,7 @@ def main() -> None:
     parser.add_argument("--format", required=True, help="hf, timm, open_clip or openai")
     add_source_arguments(parser)
     args = parser.parse_args()
-    convert(args.source, pathlib.Path(args.folder).expanduser(), args.format, **source_arguments(args))
+    convert(args.source, user_path(args.folder), args.format, **source_arguments(args))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,12 @@ class ConfigError(ValueError):
     """A config, file or argument that cannot work; the message names it and says what would be right. Exit status 2."""
 
 
+class UnknownKey(ConfigError, AttributeError, KeyError):
+    """A key that the config does not have; a missing attribute to `hasattr` and `getattr`, a missing item to `in`."""
+
+    __str__ = Exception.__str__  # KeyError's would be the repr
+
+
 class RunError(RuntimeError):
     """What stops a run from outside its config: a full disk, a lost worker. The message says what is safe. Exit status 1."""
 

@@ -2,11 +2,13 @@
 
 import json
 import os
+import pathlib
 import stat
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from vision_jax import limits
+from vision_jax.errors import ConfigError
 
 
 class NotRegular(OSError):
@@ -42,6 +44,20 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
     except BaseException:
         os.close(number)
         raise
+
+
+def user_path(name: str | os.PathLike) -> pathlib.Path:
+    """The path that a user names, "~" at its start replaced. Raises ConfigError where no file can be there or be seen."""
+    path = os.path.expanduser(name)
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # it may be one that will be made
+    except OSError as error:
+        raise ConfigError(f"'{printable(path)}': {error.strerror}") from None
+    except ValueError:
+        raise ConfigError(f"'{printable(path)}': no file can have such a name") from None
+    return pathlib.Path(path)
 
 
 def read_regular(path: str | os.PathLike, most: int) -> bytes:

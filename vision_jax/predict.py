@@ -23,7 +23,7 @@ from vision_jax.command_line import Parser, add_source_arguments, report_errors,
 from vision_jax.config import nearest
 from vision_jax.data.classes import some
 from vision_jax.errors import ConfigError
-from vision_jax.files import printable
+from vision_jax.files import printable, user_path
 
 THREADS = 4  # that read and decode pictures
 
@@ -156,7 +156,7 @@ def predict(args: argparse.Namespace) -> None:
     # What the user may have got wrong is looked at before the model is loaded and run.
     pictures, arguments = Pictures(args.images), source_arguments(args)
     classes, templates = classes_of(args.labels) if args.labels else (), open_templates(args.templates, "--templates")
-    names, out = [each.name for each in classes], pathlib.Path(args.features).expanduser()
+    names, out = [each.name for each in classes], user_path(args.features)
     if args.features and not out.parent.is_dir():
         raise ConfigError(f"--features: cannot write {out}: there is no folder {out.parent}")
     source, model, variables = open_pretrained(args.model, **arguments)

@@ -11,6 +11,7 @@ import pathlib
 
 from vision_jax.command_line import Parser, report_errors
 from vision_jax.errors import ConfigError
+from vision_jax.files import user_path
 from vision_jax.weights.work_folder import load_variables, locate, read_run_config
 
 
@@ -26,6 +27,7 @@ def visualize(
     from vision_jax.evaluation.reconstruction import fixed_noise, picture_grid, readable_images, views
     from vision_jax.tasks import make_task
     from vision_jax.training.reporting import write_picture
+    from vision_jax.training.setup import process_settings
 
     config = read_run_config(workdir)
     if config.task != "masked_autoencoding":
@@ -35,7 +37,8 @@ def visualize(
     task = make_task(config, source)
     images = readable_images(source, eval_transform(config.data), count)
     noise = fixed_noise(task.model, images, seed)
-    psnr, pictures = jax.device_get(jax.jit(lambda *args: views(task, *args))(variables, images, noise))
+    with process_settings(config):
+        psnr, pictures = jax.device_get(jax.jit(lambda *args: views(task, *args))(variables, images, noise))
     try:
         write_picture(out, picture_grid(pictures))
     except OSError as error:
@@ -57,8 +60,8 @@ def main() -> None:
         raise ConfigError(f"--count must be at least 1, got {args.count}")
     if args.seed < 0:
         raise ConfigError(f"--seed must be at least 0, got {args.seed}")
-    workdir = pathlib.Path(args.workdir).expanduser()
-    out = pathlib.Path(args.out).expanduser() if args.out else workdir / "pictures" / "visualize.png"
+    workdir = user_path(args.workdir)
+    out = user_path(args.out) if args.out else workdir / "pictures" / "visualize.png"
     names = [name for name in args.images.split(",") if name]
     visualize(workdir, args.checkpoint, names, args.count, args.seed, out)
 

@@ -1,14 +1,19 @@
+import io
 import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from vision_jax.config import base_config
 from vision_jax.data import open_source
 from vision_jax.data.pipeline import eval_batches
+from vision_jax.errors import ConfigError
 from vision_jax.evaluation import make_evaluators
+from vision_jax.ops.losses import tops
+from vision_jax.tasks import make_task
 from vision_jax.training.partitioning import make_mesh
 
 
@@ -53,3 +58,39 @@ def test_an_evaluation_can_be_switched_off():
         )
         == {}
     )
+
+
+def folder_of(tmp_path, classes, content=b"no picture"):
+    for i in range(classes):
+        (tmp_path / str(i)).mkdir()
+        (tmp_path / str(i) / "a.png").write_bytes(content)
+    return f"folder:{tmp_path}"
+
+
+def test_pictures_none_of_which_can_be_read_are_an_error(tmp_path):
+    c = base_config()
+    c.data.image_size, c.batch_size, c.data.eval = 8, 8, folder_of(tmp_path, 10)
+    evaluator = make_evaluators(Brightness(), c, make_mesh(c))["classification"]
+    with pytest.raises(ConfigError, match=f"none of the images of .*{tmp_path}"):
+        evaluator.run({})
+
+
+@pytest.mark.parametrize(("classes", "known"), [(2, (1,)), (5, (1,)), (6, (1, 5)), (1000, (1, 5))])
+def test_five_classes_or_fewer_have_no_top_5(classes, known):
+    assert tops(classes) == known
+
+
+@pytest.mark.parametrize("classes", [5, 6])
+def test_what_an_evaluation_measures_is_what_it_says(tmp_path, classes):
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(picture, "png")
+    c = base_config()
+    c.model = dict(name="vit_ti16", patch_size=4, width=4, depth=1, num_heads=1, mlp_dim=4)
+    c.data.image_size, c.batch_size = 8, 8
+    c.data.train = c.data.eval = folder_of(tmp_path, classes, picture.getvalue())
+    mesh = make_mesh(c)
+    task = make_task(c, open_source(c.data.train))
+    evaluator = make_evaluators(task, c, mesh)["classification"]
+    variables = jax.jit(task.init)(jax.random.key(0), {"image": jnp.zeros((1, 8, 8, 3), jnp.uint8)})
+    assert set(evaluator.run(variables)) == set(evaluator.metrics)
+    assert ("top5" in evaluator.metrics) == (classes == 6)

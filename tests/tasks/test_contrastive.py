@@ -125,6 +125,12 @@ def test_the_scale_is_kept_between_1_and_100():
         assert float(params["logit_scale"]) == pytest.approx(kept) and params["other"].sum() == 2
 
 
+def test_the_sigmoid_loss_leaves_the_scale_alone():
+    task = task_of(config_of(loss__name="sigmoid", model=dict(logit_bias_init=-10.0)))
+    params = {"logit_scale": jnp.float32(math.log(117.33))}
+    chex.assert_trees_all_equal(task.constrain(params), params)
+
+
 def test_embeddings_are_the_model_s_own():
     task = task_of(config_of())
     batch = batch_of([True] * 3, task)
@@ -140,7 +146,8 @@ def test_embeddings_are_the_model_s_own():
 def test_the_model_reads_the_tokenizer_s_vocabulary():
     config = config_of(data__context_length=20)
     task = task_of(config)
-    assert (config.model.vocab_size, config.model.context_length) == (259, 20)
+    assert (task.config.model.vocab_size, task.config.model.context_length) == (259, 20)
+    assert "vocab_size" not in config.model  # which is another's
     assert (task.model.vocab_size, task.model.context_length) == (259, 20)
 
 

@@ -201,10 +201,19 @@ def test_another_structure_is_an_error(run):
 
 def test_variables_for_evaluation_are_the_average(run):
     variables = load_variables(locate(run))
-    chex.assert_trees_all_equal(variables, {"params": create().ema, "stats": {"mean": jnp.arange(4.0)}})
+    chex.assert_trees_all_equal(variables, create().ema)
     damage(run / "checkpoints" / "5", places=20)
     with pytest.raises(ConfigError, match="cannot be read"):
         load_variables(locate(run))
+
+
+def test_an_average_of_the_parameters_alone_as_it_once_was_saved(tmp_path):
+    state = create()
+    average = jax.tree.map(lambda p: p / 2, state.params)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(1, state.replace(ema=average))
+    checkpoints.close()
+    chex.assert_trees_all_equal(load_variables(locate(tmp_path)), {"params": average, **state.collections})
 
 
 @pytest.mark.parametrize("what", ["missing", "empty"])

@@ -13,6 +13,7 @@ from PIL import Image, ImageEnhance
 from vision_jax.data import images
 from vision_jax.data.policies import parse_policy
 from vision_jax.errors import ConfigError
+from vision_jax.values import shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +85,10 @@ def train_transform(data) -> TrainTransform:
 
 
 def _check(name: str, section, valid: Callable, expected: str) -> None:
-    if not valid(section[name]):
-        raise ConfigError(f"config key 'data.augment.{name}' must be {expected}, got {section[name]!r}")
+    value = section[name]
+    numbers = [item for item in (value if isinstance(value, tuple) else (value,)) if item is not None]
+    if not (all(type(item) in (int, float) for item in numbers) and valid(value)):
+        raise ConfigError(f"config key 'data.augment.{name}' must be {expected}, got {shown(value)}")
 
 
 def jitter(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:

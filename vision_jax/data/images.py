@@ -10,7 +10,9 @@ import math
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from vision_jax import limits
 from vision_jax.errors import ConfigError
+from vision_jax.values import shown
 
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -137,8 +139,9 @@ def eval_transform(data) -> EvalTransform:
 def image_size(data) -> tuple[int, int]:
     """(height, width) of the config key data.image_size."""
     size = data.image_size if isinstance(data.image_size, tuple) else (data.image_size, data.image_size)
-    if len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
+    if len(size) != 2 or not all(type(side) is int and 0 < side <= limits.IMAGE_SIDE for side in size):
         raise ConfigError(
-            f"config key 'data.image_size' must be pixels a side or (height, width), got {data.image_size!r}"
+            "config key 'data.image_size' must be pixels a side or (height, width), each from 1 to"
+            f" {limits.IMAGE_SIDE}, got {shown(data.image_size)}"
         )
     return size

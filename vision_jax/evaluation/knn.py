@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec
 
 from vision_jax.errors import ConfigError
 from vision_jax.evaluation.features import FeatureExtractor, in_chunks, labelled_source
-from vision_jax.ops.losses import topk_correct
+from vision_jax.ops.losses import topk_correct, tops
 from vision_jax.ops.sharding import BATCH_AXES
 from vision_jax.ops.unit_vectors import unit_vectors
 
@@ -21,7 +21,7 @@ class KNNEvaluator:
     """The share of `config.data.eval` that its nearest training examples classify right: `knn_top1`, `knn_top5`.
 
     The k training examples whose features have the largest cosine similarity s vote for their class with a weight of
-    exp(s / temperature). A class without a vote is never right, and with fewer than five classes there is no top 5.
+    exp(s / temperature). A class without a vote is never right, and with five classes or fewer there is no top 5.
     """
 
     def __init__(self, task, config, mesh):
@@ -34,7 +34,7 @@ class KNNEvaluator:
             )
         if c.temperature <= 0:
             raise ConfigError(f"config.evals.knn.temperature must be above 0, got {c.temperature}")
-        self.tops = (1, 5) if source.num_classes >= 5 else (1,)
+        self.tops = tops(source.num_classes)
         self.metrics = tuple(f"knn_top{top}" for top in self.tops)
         self.extract = FeatureExtractor(task, config, mesh)
         count = functools.partial(

@@ -64,6 +64,8 @@ class LinearProbeEvaluator:
         """(top-1 of the test examples, the regulariser chosen on the held-out part of the others)."""
         mean, std = moments(features)
         held_out = np.random.default_rng(SEED).permutation(len(labels)) % HELD_OUT == 0
+        if held_out.all():
+            raise ConfigError(f"evals.linear_probe needs two readable images of {self.train!r} at least")
         data = self.place((features - mean) / std, labels)
         part, rest = ((*data[:2], self.rows(mask.astype(np.float32))) for mask in (held_out, ~held_out))
         params, fitted = self.zeros(features), {}

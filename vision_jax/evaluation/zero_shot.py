@@ -11,14 +11,14 @@ from vision_jax.evaluation.examples import every_example
 from vision_jax.evaluation.prompts import check_templates, class_prompts, open_classes, open_templates
 from vision_jax.evaluation.texts import TextEmbedder
 from vision_jax.evaluation.told import tell_once
-from vision_jax.ops.losses import topk_correct
+from vision_jax.ops.losses import topk_correct, tops
 
 
 class ZeroShotEvaluator:
     """The share of pictures whose class has the most similar text: `zero_shot_top1`, `zero_shot_top5`.
 
     A class's embedding is the mean of those of its prompts, of length 1 each and again of length 1 itself. Equal
-    similarities are ordered by class, as those of two classes of one name are. With fewer than five classes there is no
+    similarities are ordered by class, as those of two classes of one name are. With five classes or fewer there is no
     top 5.
     """
 
@@ -47,7 +47,7 @@ class ZeroShotEvaluator:
         _, self.first, column = np.unique(same, axis=0, return_index=True, return_inverse=True)
         self.column = column.reshape(-1)
         self.tell_of_ties(prompts)
-        self.tops = (1, 5) if len(classes) >= 5 else (1,)
+        self.tops = tops(len(classes))
         self.metrics = tuple(f"zero_shot_top{top}" for top in self.tops)
         self.replicated = NamedSharding(mesh, PartitionSpec())
 

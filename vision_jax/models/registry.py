@@ -2,13 +2,16 @@
 
 import dataclasses
 import importlib
+import math
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any
 
+from vision_jax import limits
 from vision_jax.config import nearest
 from vision_jax.errors import ConfigError
+from vision_jax.values import shown
 
 FAMILIES = {
     "vit": "vision_jax.models.vit:ViT",
@@ -18,6 +21,9 @@ FAMILIES = {
     "modified_resnet": "vision_jax.models.modified_resnet:ModifiedResNet",
     "clip": "vision_jax.models.clip:CLIP",
 }
+
+_MAY_BE_ZERO = ("num_classes", "num_registers")
+_COUNT_BLOCKS = ("depth", "depths", "blocks", "stem", "text_depth", "decoder_depth")
 
 # ViT paper, table 1; Ti and S are DeiT's (Touvron et al., 2021).
 _VIT = {
@@ -141,7 +147,12 @@ def create_model(name: str, **overrides):
     ConfigError for an unknown name or field, naming the nearest, and for a value that cannot work.
     """
     module, fields = module_of(name, overrides)
-    return module(**fields)
+    try:
+        return module(**fields)
+    except (ArithmeticError, TypeError, ValueError, MemoryError) as error:  # of fields that do not go together
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"model '{name}' with {shown(dict(overrides))}: {type(error).__name__}: {error}") from error
 
 
 def module_of(name: str, overrides: Mapping) -> tuple[type, dict[str, Any]]:
@@ -182,13 +193,42 @@ def _checked(what: str, hint: Any, value: Any) -> Any:
     """`value`, an int as a float where `hint` asks for one; ConfigError where it is of none of the hinted types."""
     if hint is Any:
         return value
-    kinds = [typing.get_origin(kind) or kind for kind in (typing.get_args(hint) if _is_union(hint) else (hint,))]
+    hints = typing.get_args(hint) if _is_union(hint) else (hint,)
+    kinds = {typing.get_origin(kind) or kind: typing.get_args(kind) for kind in hints}
     if float in kinds and int not in kinds and type(value) is int:
         value = float(value)
     if type(value) not in kinds and not (Mapping in kinds and isinstance(value, Mapping)):
         names = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
-        raise ConfigError(f"{what} must be {names}, got {type(value).__name__} {value!r}")
+        raise ConfigError(f"{what} must be {names}, got {type(value).__name__} {shown(value)}")
+    if type(value) is tuple and kinds[tuple]:
+        return _checked_items(what, kinds[tuple], value)
+    _check_range(what, value)
     return value
+
+
+def _checked_items(what: str, kinds: tuple, value: tuple) -> tuple:
+    """A tuple as `tuple[int, ...]` or `tuple[int, int]` asks for, of which `kinds` are the arguments."""
+    if kinds[-1] is ...:
+        kinds = (kinds[0],) * len(value)
+    if len(kinds) != len(value):
+        raise ConfigError(f"{what} takes {len(kinds)} numbers, got {shown(value)}")
+    return tuple([_checked(what, kind, item) for kind, item in zip(kinds, value, strict=True)])
+
+
+def _check_range(what: str, value: Any) -> None:
+    """Raises ConfigError for a number that no model can have: sizes from 1 on, shares below 1."""
+    field = what.split("'")[1]
+    if type(value) is int:
+        least = 0 if field in _MAY_BE_ZERO else 1
+        most = limits.MODEL_DEPTH if field in _COUNT_BLOCKS else limits.MODEL_SIZE
+        if not least <= value <= most:
+            raise ConfigError(f"{what} must lie between {least} and {most:,}, got {shown(value)}")
+    if type(value) is float and not math.isfinite(value):
+        raise ConfigError(f"{what} must be finite, got {value}")
+    if type(value) is float and field.endswith("_rate") and not 0 <= value < 1:
+        raise ConfigError(f"{what} must lie in [0, 1), got {value}")
+    if type(value) is float and field in ("norm_eps", "mlp_ratio") and not 0 < value < limits.MODEL_SIZE:
+        raise ConfigError(f"{what} must be positive, got {value}")
 
 
 def _is_union(hint: Any) -> bool:

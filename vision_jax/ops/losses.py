@@ -91,3 +91,8 @@ def topk_correct(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
     score = jnp.where(own, logits, 0).sum(-1, keepdims=True)  # [B, 1]; a gather would be slower on TPUs
     ahead = ~(logits <= score) | ((logits == score) & (classes < labels[:, None]))
     return (ahead.sum(-1) < k) & own.any(-1) & ~jnp.isnan(score[:, 0])
+
+
+def tops(num_classes: int) -> tuple[int, ...]:
+    """For which k a top-k accuracy is told: 1, and 5 where there are more classes than that."""
+    return (1, 5) if num_classes > 5 else (1,)

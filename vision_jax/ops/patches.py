@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from vision_jax import limits
 from vision_jax.errors import ConfigError
 
 
@@ -11,12 +12,18 @@ def as_pair(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def grid_of(size: tuple[int, int], patch: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of patches in an image of `size` (height, width). ConfigError unless the patch divides it."""
+    """Rows and columns of patches in an image of `size` (height, width). ConfigError unless the patch divides it, into
+    no more than `limits.TOKENS`."""
     if any(side < step or side % step for side, step in zip(size, patch, strict=True)):
         raise ConfigError(
             f"an image (or feature map) of {size[0]}x{size[1]} does not split into patches of patch_size {patch[0]}x{patch[1]}"
         )
-    return size[0] // patch[0], size[1] // patch[1]
+    rows, columns = size[0] // patch[0], size[1] // patch[1]
+    if rows * columns > limits.TOKENS:
+        raise ConfigError(
+            f"an image of {size[0]}x{size[1]} has {rows * columns:,} patches of patch_size {patch[0]}x{patch[1]}"
+        )
+    return rows, columns
 
 
 def patchify(images, patch: tuple[int, int]):

@@ -11,7 +11,7 @@ from vision_jax.errors import ConfigError
 from vision_jax.planning.compiled import DoesNotFit, Memory, Times, Work, compile_plan, estimated_times, state_memory
 from vision_jax.planning.topology import Chip
 from vision_jax.training.partitioning import count_slices, make_mesh
-from vision_jax.training.setup import Setup, prepare
+from vision_jax.training.setup import Setup, prepare, with_process_settings
 from vision_jax.training.throughput import peak_flops
 
 # From what is fastest to what needs least memory: (remat, micro-batches).
@@ -60,6 +60,7 @@ class Plan(NamedTuple):
         return self.seconds and self.steps * self.seconds / 3600
 
 
+@with_process_settings
 def make_plan(config, source, devices, chip: Chip | None = None, measure: Callable | None = None) -> Plan:
     """Compiles `config`'s train step for `devices`, of which nothing is run unless `measure` does.
 

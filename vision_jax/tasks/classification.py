@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from vision_jax.data.classes import names_of
 from vision_jax.errors import ConfigError
 from vision_jax.models.inference import encode
-from vision_jax.ops.losses import one_hot_targets, sigmoid_cross_entropy, softmax_cross_entropy, topk_correct
+from vision_jax.ops.losses import one_hot_targets, sigmoid_cross_entropy, softmax_cross_entropy, topk_correct, tops
 from vision_jax.tasks.mixing import mix, random_erasing
 from vision_jax.tasks.task import Task
 
@@ -15,20 +15,17 @@ class Classification(Task):
     """The task of `config.model` on labelled images.
 
     Batches hold "image" uint8[B, H, W, 3], "label" int32[B] and "mask" bool[B]. The model's number of classes is the
-    source's unless the config gives another, which may be larger; it is written into the config, so that a saved one
-    describes the model without the data.
+    source's unless the config gives another, which may be larger.
     """
 
     def __init__(self, config, source):
         if not source.num_classes:
             raise ConfigError(f"config.task='classification' needs classes, and {config.data.train!r} has none")
-        if "num_classes" not in config.model:
-            config.model.num_classes = source.num_classes
-        if config.model.num_classes < source.num_classes:
+        super().__init__(config, num_classes=source.num_classes)
+        if self.model.num_classes < source.num_classes:
             raise ConfigError(
-                f"config.model.num_classes={config.model.num_classes} is fewer than the {source.num_classes} classes of the data"
+                f"config.model.num_classes={self.model.num_classes} is fewer than the {source.num_classes} classes of the data"
             )
-        super().__init__(config)
         self.class_names = names_of(source)
 
     def init(self, rng, batch: dict) -> dict:
@@ -55,7 +52,7 @@ class Classification(Task):
         total = jnp.sum(self.cross_entropy(logits, targets) * valid)
         metrics = {"loss": (total, count)}
         if not mixed:
-            for k in (1,) if train else (1, 5):
+            for k in (1,) if train else tops(self.model.num_classes):
                 metrics[f"top{k}"] = (jnp.sum(topk_correct(logits, batch["label"], k) * valid), count)
         return total / jnp.maximum(count, 1), (updated, metrics)
 

@@ -22,7 +22,7 @@ class Contrastive(Task):
     """The task of `config.model`, a CLIP, on pictures with texts: each is told from all others of the global batch.
 
     Batches hold "image" uint8[B, H, W, 3], "tokens" int32[B, L] and "mask" bool[B]. The model's vocabulary and context
-    are the tokenizer's, and are written into the config. `optimizer.accumulate` divides the towers' work, not the loss:
+    are the tokenizer's, unless the config gives larger ones. `optimizer.accumulate` divides the towers' work, not the loss:
     embeddings of one part after the other are made and kept, and each part is made again for its gradient, which is
     thereby that of the whole batch (Gao et al., 2021, https://arxiv.org/abs/2101.06983). Statistics of a BatchNorm are
     a part's own.
@@ -36,16 +36,14 @@ class Contrastive(Task):
                 raise ConfigError(f"config.{key} does not belong to contrastive learning: set it to 0")
         self.tokenizer = open_tokenizer(config.data.tokenizer, config.data.context_length)
         sizes = {"vocab_size": self.tokenizer.vocab_size, "context_length": self.tokenizer.context_length}
-        for field, size in sizes.items():
-            if field not in config.model:
-                config.model[field] = size
-            if config.model[field] < size:
-                raise ConfigError(
-                    f"config.model.{field}={config.model[field]} is less than the {size} of data.tokenizer={config.data.tokenizer!r}"
-                )
-        super().__init__(config)
+        super().__init__(config, **sizes)
         if not isinstance(self.model, CLIP):
             raise ConfigError(f"config.model.name={config.model.name!r} has no text tower (clip_*)")
+        for field, size in sizes.items():
+            if getattr(self.model, field) < size:
+                raise ConfigError(
+                    f"config.model.{field}={getattr(self.model, field)} is less than the {size} of data.tokenizer={config.data.tokenizer!r}"
+                )
         if (self.model.logit_bias_init is None) != (config.loss.name == "softmax"):
             raise ConfigError(
                 f"config.model.logit_bias_init={self.model.logit_bias_init} does not go with loss.name={config.loss.name!r}:"
@@ -98,7 +96,9 @@ class Contrastive(Task):
         return tuple(pin_batch(x.swapaxes(0, 1).reshape(-1, x.shape[-1])) for x in embeddings), collections
 
     def constrain(self, params: dict) -> dict:
-        """The logit scale within 1 and 100, as open_clip keeps it."""
+        """With the softmax loss the logit scale within 1 and 100, as open_clip keeps it; SigLIP's is free."""
+        if self.config.loss.name == "sigmoid":
+            return params
         return {**params, "logit_scale": jnp.clip(params["logit_scale"], 0.0, MAX_LOG_SCALE)}
 
     def features(self, variables: dict, batch: dict) -> jax.Array:

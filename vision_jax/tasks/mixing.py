@@ -31,7 +31,8 @@ def normalize(images: jax.Array, mean: tuple, std: tuple, dtype: Any = jnp.float
     if images.dtype != jnp.uint8:
         raise TypeError(f"normalize takes uint8 images, got {images.dtype}")
     channels = images.shape[-1]
-    if len(mean) != channels or len(std) != channels or min(std) <= 0:
+    numbers = all(type(value) in (int, float) for value in (*mean, *std))
+    if not numbers or len(mean) != channels or len(std) != channels or min(std) <= 0:
         raise ConfigError(
             f"config keys 'data.mean' and 'data.std' need one number, and a std above 0, for each of the {channels} "
             f"channels; got {mean} and {std}"

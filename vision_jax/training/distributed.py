@@ -9,6 +9,7 @@ import ctypes
 import importlib.util
 import os
 import pathlib
+import re
 import signal
 import sys
 import threading
@@ -50,7 +51,7 @@ def explicit_processes(coordinator: str | None, index: int | None, count: int | 
             "--coordinator=HOST:PORT, --process_id and --num_processes belong together: give all three or none"
         )
     host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdecimal():
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 2**16:
         raise ConfigError(f"--coordinator takes HOST:PORT of process 0, got {coordinator!r}")
     if not 0 <= index < count:
         raise ConfigError(f"--process_id must be 0 to --num_processes - 1, got {index} of {count}")

@@ -19,7 +19,7 @@ from vision_jax.training.distributed import check_shared, from_first, is_writer
 from vision_jax.training.partitioning import make_mesh, replicated
 from vision_jax.training.profiling import Profiler
 from vision_jax.training.reporting import Reporter, is_picture
-from vision_jax.training.setup import Setup, compile_step, configure_jax, init_variables
+from vision_jax.training.setup import Setup, compile_step, init_variables, with_process_settings
 from vision_jax.training.start import check, describe, finished, first_state, locked, make_checkpoints
 from vision_jax.training.state import TrainState
 from vision_jax.training.stopping import StopRequest
@@ -27,6 +27,7 @@ from vision_jax.training.throughput import Spans, peak_flops
 from vision_jax.weights.work_folder import class_names, first_line, load_variables, locate
 
 
+@with_process_settings
 def train(config, workdir: pathlib.Path, accept: Sequence[str] = ()) -> dict:
     """Trains what `config` describes in `workdir`, or goes on with the run there. Returns what summary.json holds.
 
@@ -228,8 +229,8 @@ class Loop:
         config, step = self.setup.config, self.step
         if values["skipped_in_row"] >= config.optimizer.max_skipped:
             raise ConfigError(
-                f"stopped at step {step}: the last {values['skipped_in_row']} updates had a loss or gradient that is not finite"
-                " (optimizer.max_skipped); lower schedule.base_lr, lengthen schedule.warmup or set optimizer.clip_norm"
+                f"stopped at step {step}: the last {values['skipped_in_row']} updates had a loss or gradient that is not finite,"
+                " or no readable image (optimizer.max_skipped); lower schedule.base_lr, lengthen schedule.warmup or set optimizer.clip_norm"
             )
         seen = step * config.batch_size
         if values["broken"] > config.data.max_broken * max(seen, 1000):
@@ -247,12 +248,12 @@ def _cause(error: BaseException) -> str:
     return text
 
 
+@with_process_settings
 def evaluate(config, workdir: pathlib.Path, checkpoint: str = "last") -> dict[str, float]:
     """Runs every evaluator on a checkpoint ("last", "best", a step, or a folder); prints and returns the metrics."""
     folder = (
         locate(workdir, checkpoint) if checkpoint in ("last", "best") or checkpoint.isdecimal() else locate(checkpoint)
     )
-    configure_jax(config)
     mesh = make_mesh(config)
     if folder.name.isdecimal():
         folder = folder.with_name(str(from_first(int(folder.name))))

@@ -72,14 +72,21 @@ def make_optimizer(config, params, schedule: Callable) -> optax.GradientTransfor
     )
 
 
-def ema_update(ema, params, decay: float, step: jax.Array):
-    """The exponential moving average of the parameters after update number `step`, int32[] counted from 0.
+def ema_update(ema, variables, decay: float, step: jax.Array):
+    """The exponential moving average of the variables after update number `step`, int32[] counted from 0.
 
     The decay grows to its value as (1 + step) / (10 + step), as TensorFlow's ExponentialMovingAverage has it, so that a
-    short run's average forgets the initial parameters. Parameters that do not change are averaged exactly.
+    short run's average forgets the initial parameters. What does not change is averaged exactly; of whole numbers, such
+    as counts among the statistics, the newest counts.
     """
     decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jax.tree.map(lambda old, new: old + (1.0 - decay).astype(old.dtype) * (new - old), ema, params)
+
+    def average(old, new):
+        if not jnp.issubdtype(old.dtype, jnp.floating):
+            return new
+        return old + (1.0 - decay).astype(old.dtype) * (new - old)
+
+    return jax.tree.map(average, ema, variables)
 
 
 def map_paths(function: Callable, *trees):

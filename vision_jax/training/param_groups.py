@@ -11,6 +11,8 @@ import jax
 
 from vision_jax.errors import ConfigError
 from vision_jax.models.stacking import path_name
+from vision_jax.patterns import compile_pattern
+from vision_jax.values import shown
 
 # tower/stages_2/blocks_5/..., and tower/blocks/... for a stack of scanned layers
 _BLOCK = re.compile(r"(?P<tower>(?:[^/]+/)*?)(?:stages_(?P<stage>\d+)/)?blocks(?:_(?P<block>\d+))?/.*")
@@ -149,13 +151,10 @@ def _lr_factors(pairs: tuple, paths) -> list[tuple[re.Pattern, float]]:
 
 def _pattern(key: str, pattern: str, paths) -> re.Pattern:
     """The compiled pattern; raises ConfigError where it is no regular expression or matches no path."""
-    try:
-        compiled = re.compile(pattern)
-    except (re.error, TypeError) as error:
-        raise ConfigError(f"config key 'optimizer.{key}': {pattern!r} is no regular expression ({error})") from None
+    compiled = compile_pattern(f"config key 'optimizer.{key}'", pattern, paths)
     if not any(map(compiled.fullmatch, paths)):
         literal = re.sub(r"\\.|[^\w/]", "", pattern)
-        close = difflib.get_close_matches(literal, paths, 1, 0.0)
+        close = difflib.get_close_matches(literal[:200], paths, 1, 0.0)
         nearest = f"; the nearest path is '{close[0]}'" if close else ""
-        raise ConfigError(f"config key 'optimizer.{key}': {pattern!r} matches no parameter's whole path{nearest}")
+        raise ConfigError(f"config key 'optimizer.{key}': {shown(pattern)} matches no parameter's whole path{nearest}")
     return compiled

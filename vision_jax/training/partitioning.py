@@ -17,6 +17,8 @@ from vision_jax.config import nearest
 from vision_jax.errors import ConfigError
 from vision_jax.models.stacking import path_name
 from vision_jax.ops.sharding import BATCH_AXES
+from vision_jax.patterns import compile_pattern
+from vision_jax.values import shown
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -149,12 +151,9 @@ def param_spec(name: str, shape: tuple, mesh_shape: dict, rules=(), fsdp_min_siz
 def state_shardings(config, mesh: Mesh, abstract_state):
     """A NamedSharding for every array of the state, by its path. Raises ConfigError where a user's rule is wrong."""
     rules = config.mesh.rules
+    names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(abstract_state)]
     for rule in rules:
-        if len(rule) != 2 or not isinstance(rule[0], str) or not isinstance(rule[1], tuple):
-            raise ConfigError(f"config.mesh.rules: expected (regular expression, (axis, ...)) pairs, got {rule!r}")
-        for axis in (name for entry in rule[1] if entry for name in ((entry,) if isinstance(entry, str) else entry)):
-            if axis not in AXES:
-                raise ConfigError(f"config.mesh.rules: unknown mesh axis {axis!r}{nearest(str(axis), AXES)}")
+        _check_rule(rule, names)
     used = set()
 
     def place(path, leaf):
@@ -167,3 +166,16 @@ def state_shardings(config, mesh: Mesh, abstract_state):
     if unused := [pattern for pattern, _ in rules if pattern not in used]:
         raise ConfigError(f"config.mesh.rules: {unused[0]!r} matches no parameter")
     return shardings
+
+
+def _check_rule(rule, names: list[str]) -> None:
+    """Raises ConfigError unless it is a pair of a regular expression and, for each of an array's axes, mesh axes."""
+    if type(rule) is not tuple or len(rule) != 2 or not isinstance(rule[0], str) or not isinstance(rule[1], tuple):
+        raise ConfigError(f"config.mesh.rules: expected (regular expression, (axis, ...)) pairs, got {shown(rule)}")
+    compile_pattern("config.mesh.rules", f"(?:{rule[0]})$", names)
+    axes = [name for entry in rule[1] if entry for name in (entry if isinstance(entry, tuple) else (entry,))]
+    for axis in axes:
+        if axis not in AXES:
+            raise ConfigError(f"config.mesh.rules: unknown mesh axis {shown(axis)}{nearest(axis, AXES)}")
+    if len(set(axes)) < len(axes):
+        raise ConfigError(f"config.mesh.rules: {shown(rule)} names a mesh axis twice")

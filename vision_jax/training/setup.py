@@ -1,15 +1,18 @@
 """What a run is made of before its first step: task, mesh, optimizer, the shapes and places of its state."""
 
+import contextlib
 import functools
-import pathlib
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from absl import flags
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from jax.sharding import Mesh
 
-from vision_jax.config import derive
+from vision_jax.config import base_config, derive
 from vision_jax.data import open_source
 from vision_jax.data.augment import train_transform
 from vision_jax.data.captions import caption_tokens, reads_captions
@@ -36,7 +39,7 @@ from vision_jax.training.step import accumulated_gradients, train_step
 class Setup(NamedTuple):
     """Everything that follows from a config and the devices; nothing is computed on them yet."""
 
-    config: Any
+    config: Any  # the run's own, with what the data add to it
     derived: dict  # durations in steps and the scaled learning rate
     source: Any  # of the training data
     task: Any
@@ -61,9 +64,9 @@ class Setup(NamedTuple):
 def prepare(config, devices=None, task=None, source=None) -> Setup:
     """Checks and builds what a config describes. Raises ConfigError, in seconds, for what cannot run.
 
-    `devices` default to all, `task` to the one that `config.task` names, `source` to `config.data.train`.
+    `devices` default to all, `task` to the one that `config.task` names, `source` to `config.data.train`. `config` stays
+    as it is; what the data add to it, such as the number of classes, is in the setup's.
     """
-    configure_jax(config)
     if source is None:
         source = open_source(config.data.train, tfds_dir=config.data.tfds_dir)
     train_transform(config.data), eval_transform(config.data), caption_tokens(config, source)  # for their checks
@@ -71,6 +74,7 @@ def prepare(config, devices=None, task=None, source=None) -> Setup:
     mesh = make_mesh(config, devices)
     check_batch(config, mesh)
     task = task or make_task(config, source)
+    config = task.config
     check_heads(task.model, mesh)
     schedule = make_schedule(config, total_steps=derived["steps"]["duration"], num_examples=derived["train_examples"])
 
@@ -149,14 +153,45 @@ def trace_step(setup: Setup) -> jax.stages.Traced:
     return jitted.trace(setup.abstract_state, setup.abstract_batch)
 
 
-def configure_jax(config) -> None:
-    """Sets what JAX knows for the whole process: matmul precision and the compilation cache."""
+@contextlib.contextmanager
+def process_settings(config) -> Iterator[None]:
+    """Inside, what the config sets for the whole process; afterwards it is as before.
+
+    That is the precision of matrix products, the folder of compiled programs, where the user's own JAX settings
+    (JAX_COMPILATION_CACHE_DIR) do not name one or the config names another than its default, and absl's flags, which
+    reading data counts as parsed. Raises ConfigError where the folder cannot be written.
+    """
+    settings, folder = {}, config.log.compile_cache
     if config.precision.matmul != "default":
-        jax.config.update("jax_default_matmul_precision", config.precision.matmul)
-    if config.log.compile_cache:
-        folder = pathlib.Path(config.log.compile_cache).expanduser()
+        settings["jax_default_matmul_precision"] = config.precision.matmul
+    if folder and (folder != base_config().log.compile_cache or not jax.config.jax_compilation_cache_dir):
+        settings["jax_compilation_cache_dir"] = os.path.expanduser(folder)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            os.makedirs(settings["jax_compilation_cache_dir"], exist_ok=True)
         except OSError as error:
             raise ConfigError(f"config.log.compile_cache: cannot write {folder}: {error.strerror}") from error
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+    with contextlib.ExitStack() as restored:
+        if not flags.FLAGS.is_parsed():
+            restored.callback(flags.FLAGS.unparse_flags)
+        for name, value in settings.items():
+            restored.callback(_set, name, getattr(jax.config, name))
+            _set(name, value)
+        yield
+
+
+def _set(name: str, value) -> None:
+    if getattr(jax.config, name) != value:
+        jax.config.update(name, value)
+        if name == "jax_compilation_cache_dir":
+            reset_cache()  # which is opened once, at the first compilation
+
+
+def with_process_settings(function: Callable) -> Callable:
+    """`function(config, ...)` inside `process_settings(config)`."""
+
+    @functools.wraps(function)
+    def wrapped(config, *args, **kwargs):
+        with process_settings(config):
+            return function(config, *args, **kwargs)
+
+    return wrapped

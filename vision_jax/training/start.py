@@ -120,11 +120,11 @@ def initial_state(setup: Setup) -> TrainState:
     )
     if is_writer():
         print(f"initialised from {setup.config.init_from}:\n{report}", flush=True)
-    params = variables.pop("params")
+    collections = {name: tree for name, tree in variables.items() if name != "params"}
     return state.replace(
-        params=place(params, setup.shardings.params),
-        collections=place(variables, setup.shardings.collections),
-        ema=None if state.ema is None else place(params, setup.shardings.ema),
+        params=place(variables["params"], setup.shardings.params),
+        collections=place(collections, setup.shardings.collections),
+        ema=None if state.ema is None else place(variables, setup.shardings.ema),
     )
 
 

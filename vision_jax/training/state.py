@@ -16,8 +16,8 @@ class TrainState:
     params: Any  # float32
     collections: Any  # the variables' other collections, e.g. batch statistics
     opt_state: Any
-    ema: Any  # like params, or None
-    skipped: jax.Array  # int32[]: updates skipped because the loss or gradient was not finite
+    ema: Any  # the average of `variables`, or None
+    skipped: jax.Array  # int32[]: updates skipped: loss or gradient not finite, or no example valid
     skipped_in_row: jax.Array  # int32[]
     broken: jax.Array  # int32[]: training examples that were masked
 
@@ -28,14 +28,14 @@ class TrainState:
     @property
     def eval_variables(self) -> dict:
         """The variables that evaluation uses: the average where one is kept."""
-        return {**self.variables, "params": self.params if self.ema is None else self.ema}
+        return self.variables if self.ema is None else self.ema
 
 
 def create_state(variables, optimizer, with_ema: bool) -> TrainState:
     collections = dict(variables)
     params = collections.pop("params")
     zero = jnp.zeros((), jnp.int32)
-    ema = jax.tree.map(jnp.copy, params) if with_ema else None
+    ema = jax.tree.map(jnp.copy, {"params": params, **collections}) if with_ema else None
     return TrainState(zero, params, collections, optimizer.init(params), ema, zero, zero, zero)
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from vision_jax.ops.sharding import pin_batch
+from vision_jax.training.freezing import frozen_as_evaluated
 from vision_jax.training.optimizer import ema_update
 from vision_jax.training.state import TrainState, rng_stream
 
@@ -25,26 +26,30 @@ def train_step(
 ):
     """One update. Returns the next state and the metrics' means, float32[] each.
 
-    An update whose loss or gradient norm is not finite is skipped whole: parameters, moments, average and statistics
-    stay, only `step` advances and the skip is counted. Pure, so that it can be jitted with the state donated. `trains`
-    holds a bool for every parameter (default: all True); nothing is computed for the gradients of the others.
+    An update whose loss or gradient norm is not finite, or whose batch has no valid example, is skipped whole:
+    parameters, moments, average and statistics stay, only `step` advances and the skip is counted. Pure, so that it can
+    be jitted with the state donated. `trains` holds a bool for every parameter (default: all True); the others stay bit
+    for bit, nothing is computed for their gradients, and modules that have no parameters but these act as in evaluation
+    (`freezing.frozen_as_evaluated`).
     """
     rng = rng_stream(seed, "train", state.step)
     grads, collections, metrics = accumulated_gradients(task, state.variables, batch, rng, accumulate, trains)
     norm = optax.tree.norm(grads)
     means = {name: total / jnp.maximum(count, 1) for name, (total, count) in metrics.items()}
-    finite = jnp.isfinite(means["loss"]) & jnp.isfinite(norm)
+    usable = jnp.isfinite(means["loss"]) & jnp.isfinite(norm) & batch["mask"].any()
 
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = task.constrain(optax.apply_updates(state.params, updates))
+    if trains is not None:
+        params = jax.tree.map(lambda new, old, train: new if train else old, params, state.params, trains)
     ema = state.ema
     if ema is not None:
-        ema = ema_update(ema, params, ema_decay, state.step)
+        ema = ema_update(ema, {"params": params, **collections}, ema_decay, state.step)
     new = (params, collections, opt_state, ema)
     old = (state.params, state.collections, state.opt_state, state.ema)
-    params, collections, opt_state, ema = jax.tree.map(functools.partial(jnp.where, finite), new, old)
+    params, collections, opt_state, ema = jax.tree.map(functools.partial(jnp.where, usable), new, old)
 
-    skip = (~finite).astype(jnp.int32)
+    skip = (~usable).astype(jnp.int32)
     new_state = TrainState(
         step=state.step + 1,
         params=params,
@@ -72,7 +77,8 @@ def accumulated_gradients(task, variables: dict, batch: dict, rng, accumulate: i
         def loss(params):
             if trains is not None:
                 params = jax.tree.map(lambda p, train: p if train else jax.lax.stop_gradient(p), params, trains)
-            value, (updated, metrics) = task.loss({"params": params, **collections}, micro, key, train=True)
+            with frozen_as_evaluated(trains):
+                value, (updated, metrics) = task.loss({"params": params, **collections}, micro, key, train=True)
             return value, (updated, metrics)
 
         (_, (updated, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(params)

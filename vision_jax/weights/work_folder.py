@@ -11,7 +11,7 @@ import numpy as np
 
 from vision_jax.config import Section, from_dict
 from vision_jax.errors import ConfigError
-from vision_jax.files import read_json
+from vision_jax.files import read_json, user_path
 from vision_jax.models.stacking import path_name
 
 RECORD_ONLY = ("derived", "accepted")  # of config.json, what is no key of the config
@@ -88,7 +88,7 @@ def locate(source: str | pathlib.Path, which: str = "last") -> pathlib.Path:
     `which` is "last", "best" (by the run's `checkpoint.best` in metrics.jsonl) or a step, and counts unless `source` is a
     checkpoint itself. Raises ConfigError naming what is missing.
     """
-    source = pathlib.Path(source).expanduser().absolute()
+    source = user_path(source).absolute()
     if not source.exists():
         raise ConfigError(f"no work folder or checkpoint at {source}")
     if (source / "state").is_dir():
@@ -118,7 +118,7 @@ def _best_step(folder: pathlib.Path, steps: list[int]) -> int:
 
 
 def load_variables(checkpoint: pathlib.Path, sharding=None) -> dict:
-    """The variables that evaluation uses (the average of the parameters where there is one) of any checkpoint.
+    """The variables that evaluation uses (the average where there is one) of any checkpoint.
 
     Whole arrays, as `sharding` places them (default: this process's first device). Optimizer state is not read. Raises
     ConfigError where the checkpoint is damaged.
@@ -131,8 +131,9 @@ def load_variables(checkpoint: pathlib.Path, sharding=None) -> dict:
     try:
         metadata = ocp.metadata(checkpoint)
         tree = metadata.metadata
-        params = "ema" if tree["ema"] is not None else "params"
-        abstract = {name: tree[name] for name in (params, "collections")}
+        average = tree["ema"] or {}  # of all variables; of the parameters alone in the checkpoints of old versions
+        params = "ema" if average else "params"
+        abstract = {name: tree[name] for name in ((params,) if "params" in average else (params, "collections"))}
         abstract = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding), abstract)
         context = waiting_for_none()
         context.pytree.loading.partial_load = True
@@ -145,7 +146,7 @@ def load_variables(checkpoint: pathlib.Path, sharding=None) -> dict:
             raise DamagedCheckpoint(f"{wrong[0]} does not have the checksum it was saved with")
     except Exception as error:
         raise ConfigError(f"checkpoint {checkpoint} cannot be read: {first_line(error)}") from error
-    return {"params": loaded[params], **loaded["collections"]}
+    return loaded["ema"] if "params" in average else {"params": loaded[params], **loaded["collections"]}
 
 
 def waiting_for_none():

@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Sequence
 
 from vision_jax.errors import ConfigError
+from vision_jax.files import user_path
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
@@ -16,7 +17,7 @@ class Pictures:
 
     def __init__(self, names: Sequence[str], what: str = "IMAGE"):
         self.paths: list[pathlib.Path] = []
-        for path in (pathlib.Path(name).expanduser() for name in names):
+        for path in map(user_path, names):
             if path.is_dir():
                 self.paths += sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
             elif path.is_file():

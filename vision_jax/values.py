@@ -1,0 +1,52 @@
+"""What a config may hold: values that JSON keeps and gives back, all the way down."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from vision_jax import limits
+from vision_jax.errors import ConfigError
+from vision_jax.files import printable
+
+
+def plain(what: str, value: Any, depth: int = 0) -> Any:
+    """`value` with lists as tuples, so that it hashes and compares equal to what JSON gives back.
+
+    Raises ConfigError that begins with `what`: for another type than None, bool, int, float, str, list, tuple and a
+    mapping from names; for numbers that are not finite or past 64 bits; for texts that no file name can hold.
+    """
+    if depth > limits.VALUE_DEPTH:
+        raise ConfigError(f"{what}: lists nested more than {limits.VALUE_DEPTH} deep")
+    if isinstance(value, list | tuple):
+        return tuple([plain(what, item, depth + 1) for item in value])
+    if isinstance(value, Mapping):
+        if wrong := [name for name in value if type(name) is not str]:
+            raise ConfigError(f"{what}: names must be text, got {shown(wrong[0])}")
+        return {text(what, name): plain(what, item, depth + 1) for name, item in value.items()}
+    if type(value) is str:
+        return text(what, value)
+    if type(value) is int and abs(value) >= limits.INTEGER:
+        raise ConfigError(f"{what}: a number past 64 bits, {shown(value)}")
+    if type(value) is float and not math.isfinite(value):
+        raise ConfigError(f"{what} must be finite, got {value}")
+    if not (value is None or type(value) in (bool, int, float)):
+        raise ConfigError(
+            f"{what} takes numbers, texts, True, False, None and lists of them,"
+            f" got {type(value).__name__} {shown(value)}"
+        )
+    return value
+
+
+def text(what: str, value: str) -> str:
+    """`value`; raises ConfigError where it holds NUL, or half a character, which neither files nor screens take."""
+    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        raise ConfigError(f"{what}: no text may hold NUL or what is not Unicode, got {shown(value)}")
+    return value
+
+
+def shown(value: Any) -> str:
+    """The repr of a value from a user or a file, of one line and bounded length."""
+    try:
+        return printable(repr(value))
+    except (RecursionError, ValueError):  # ValueError: an int of more digits than Python writes
+        return f"a very large {type(value).__name__}"
