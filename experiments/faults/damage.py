@@ -6,6 +6,7 @@ import logging
 import pathlib
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -114,13 +115,16 @@ def outcome(attempt: Callable[[], str]) -> tuple[str, list[str]]:
 
 
 def row_of(done: str, attempts: dict[str, Callable[[], str]]) -> Row:
+    """One line of several attempts: what came of those that went as promised, and what was wrong with the others."""
+    began = time.monotonic()
     outcomes = {name: outcome(attempt) for name, attempt in attempts.items()}
-    by_text: dict[str, list[str]] = {}
-    for name, (text, _) in outcomes.items():
-        by_text.setdefault(text, []).append(name)
-    said = "; ".join(f"{', '.join(names)}: {text}" for text, names in by_text.items())
+    good: dict[str, list[str]] = {}
+    for name, (text, wrong) in outcomes.items():
+        if not wrong:
+            good.setdefault(text, []).append(name)
+    said = "; ".join(f"{', '.join(names) if len(names) < 8 else len(names)}: {text}" for text, names in good.items())
     wrong = tuple(f"{name}: {text}" for name, (_, problems) in outcomes.items() for text in problems)
-    return Row("damage", done, said, wrong=wrong)
+    return Row("damage", done, said, seconds=time.monotonic() - began, wrong=wrong)
 
 
 def restored_in_one_process(scratch: Scratch) -> Iterator[Row]:

@@ -50,12 +50,12 @@ class Row:
 class Run:
     """One start of a command, leader of a process group of its own. Its output lies in files, so it never blocks."""
 
-    def __init__(self, command: list[str], logs: pathlib.Path, environment: dict, **popen: Any):
+    def __init__(self, command: list[str], logs: pathlib.Path, environment: dict):
         self.out_file, self.err_file = (logs.with_name(f"{logs.name}.{end}") for end in ("out", "err"))
         self.began, self.seconds, self.status, self.peak = time.monotonic(), 0.0, None, 0
         with self.out_file.open("wb") as out, self.err_file.open("wb") as err:
             self.process = subprocess.Popen(
-                command, cwd=REPO, env=environment, stdout=out, stderr=err, start_new_session=True, **popen
+                command, cwd=REPO, env=environment, stdout=out, stderr=err, start_new_session=True
             )
         self._watch = threading.Thread(target=self._sample, daemon=True)
         self._watch.start()
@@ -136,12 +136,15 @@ class Run:
         wrong_all = tuple(text for part in wrong for text in part)
         return Row(kind, done, self.last, self.status or "", self.seconds, self.peak // 2**20, wrong_all)
 
-    def check(self, status: int, *words: str, lines: int | None = None, within: float | None = None) -> list[str]:
+    def check(
+        self, status: int | tuple[int, ...], *words: str, lines: int | None = None, within: float | None = None
+    ) -> list[str]:
         """What is not as promised: exit status, words of the last line, no traceback, at most so many lines on stderr.
 
         `within`: seconds from its start to its end that are generous even on a busy machine.
         """
-        wrong = [] if self.status == str(status) else [f"exit status {self.status}, not {status}"]
+        wanted = status if isinstance(status, tuple) else (status,)
+        wrong = [] if self.status in map(str, wanted) else [f"exit status {self.status}, not {status}"]
         wrong += [f"its last line lacks {word!r}" for word in words if word.lower() not in self.last.lower()]
         if "Traceback" in self.err:
             wrong.append(f"{self.err.count('Traceback')} traceback(s)")
@@ -160,6 +163,7 @@ class Scratch:
 
     def __init__(self, root: pathlib.Path, *, seed: int = 0, kills: int = 60, quick: bool = False):
         self.root, self.seed, self.kills, self.quick, self.count = root, seed, kills, quick, 0
+        self.runs: list[Run] = []
         self.made: dict[tuple[str, ...], pathlib.Path] = {}
         root.mkdir(parents=True, exist_ok=True)
         root.chmod(0o755)  # a command that runs as nobody must find its work folder in it
@@ -176,18 +180,26 @@ class Scratch:
         *arguments: str,
         config: str = CONFIG,
         program: tuple[str, ...] = ("-m", "vision_jax.main"),
+        prefix: tuple[str, ...] = (),
         environment: dict[str, str] | None = None,
-        **popen: Any,
     ) -> Run:
         """Starts training in `workdir` by `config`, or runs what `program` and `arguments` say."""
         self.count += 1
         logs = self.root / "logs" / f"{self.count:04d}"
         logs.parent.mkdir(exist_ok=True)
-        command = [sys.executable, *program, f"--workdir={workdir}", *([config] if config else []), *arguments]
+        command = [*prefix, sys.executable, *program, f"--workdir={workdir}", *([config] if config else []), *arguments]
         changed = {name: value for name, value in os.environ.items() if name != "JAX_DISABLE_MOST_OPTIMIZATIONS"}
         changed |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         changed |= {"JAX_COMPILATION_CACHE_DIR": str(self.root / "cache"), "PYTHONPATH": str(REPO)}
-        return Run(command, logs, changed | (environment or {}), **popen)
+        self.runs.append(Run(command, logs, changed | (environment or {})))
+        return self.runs[-1]
+
+    def close(self) -> None:
+        """Ends whatever still runs."""
+        for run in self.runs:
+            if run.alive():
+                run.kill()
+        self.runs.clear()
 
     def train(self, workdir: Any, *arguments: str, **options: Any) -> Run:
         """The same, to its end."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from drive import Row, Run, Scratch
 
-LONGER = ("--config.duration=3000 steps",)
+LONGER = ("--config.duration=1500 steps",)  # as long as sixty kills need it, too
 
 
 def rows(scratch: Scratch) -> Iterator[Row]:
@@ -30,12 +30,12 @@ def second_starts(scratch: Scratch) -> Iterator[Row]:
     wrong = [] if (workdir / "lock").exists() else ["no lock while it runs"]
     second = scratch.train(workdir, *LONGER)
     yield second.row("one writer", "a second start in the same work folder", wrong, refused(second, first))
-    reader = scratch.train(workdir, "--mode=eval", config="")
-    yield reader.row("one writer", "--mode=eval beside a run that trains", reader.check(0))
     first.tell(signal.SIGSTOP)
     second = scratch.train(workdir, *LONGER)
     first.tell(signal.SIGCONT)
     yield second.row("one writer", "a second start while the first is suspended (SIGSTOP)", refused(second, first))
+    reader = scratch.train(workdir, "--mode=eval", config="")
+    yield reader.row("one writer", "--mode=eval beside a run that trains", reader.check(0))
     wrong = [] if first.alive() else [f"the first ended: {first.last}"]
     first.tell(signal.SIGTERM)
     wrong += first.finish().check(128 + signal.SIGTERM, "saved") + scratch.continued(workdir, like=LONGER)

@@ -76,6 +76,8 @@ def of(name: str, scratch: Scratch) -> Iterator[Row]:
     except Exception as problem:
         traceback.print_exception(problem)
         yield Row(name, "the scenario itself", wrong=(f"{type(problem).__name__}: {problem}",))
+    finally:
+        scratch.close()
 
 
 def told(rows: Iterable[Row]) -> Iterator[Row]:
