@@ -1,8 +1,11 @@
 """One work folder has one writer."""
 
+import json
+import os
 import re
 import signal
 import socket
+import time
 from collections.abc import Iterator
 
 from drive import Row, Run, Scratch
@@ -14,6 +17,7 @@ def rows(scratch: Scratch) -> Iterator[Row]:
     yield from second_starts(scratch)
     yield from owners_that_are_gone(scratch)
     yield from at_the_same_moment(scratch)
+    yield from on_another_machine(scratch)
 
 
 def refused(second: Run, first: Run) -> list[str]:
@@ -68,3 +72,27 @@ def at_the_same_moment(scratch: Scratch) -> Iterator[Row]:
     loser = next((run for run in runs if run.status != "0"), runs[0])
     wrong += loser.check(2, "error: ", lines=1) + scratch.same(workdir)
     yield loser.row("one writer", "three starts at the same moment: one trains", wrong)
+
+
+def on_another_machine(scratch: Scratch) -> Iterator[Row]:
+    """As on a file system that carries no kernel's lock: all that is seen of the owner is its file, and signs of life."""
+    template = scratch.folder("template")
+    run = scratch.start(template)
+    run.until_step(template, 5)
+    owner = json.loads((template / "lock").read_text()) | {"host": "elsewhere", "boot": "another"}
+    run.kill()
+    for lives in [True] if scratch.quick else [True, False]:
+        workdir = scratch.folder("shared")
+        workdir.mkdir()
+        lock = workdir / "lock"
+        lock.write_text(json.dumps(owner))
+        run = scratch.start(workdir)
+        while lives and run.alive() and lock.exists():
+            os.utime(lock)
+            time.sleep(0.5)
+        if lives:
+            wrong = run.finish().check(2, "error: ", "elsewhere", str(owner["process"]))
+            yield run.row("one writer", "a lock of another machine that shows signs of life", wrong)
+        else:
+            wrong = run.finish().check(0) or scratch.same(workdir)
+            yield run.row("one writer", "a lock of another machine that shows none: taken over", wrong)
