@@ -1,9 +1,11 @@
 """Damage to every file of a checkpoint: what is damaged is passed over, loudly, and the bits are those of an older one."""
 
 import contextlib
+import gc
 import io
 import logging
 import pathlib
+import random
 import shutil
 import signal
 import time
@@ -99,15 +101,15 @@ class Restoring:
 
 @contextlib.contextmanager
 def heard() -> Iterator[io.StringIO]:
-    """What is logged and written to stderr."""
-    text = io.StringIO()
-    handler = logging.StreamHandler(text)
-    logging.getLogger().addHandler(handler)
+    """What is logged and written to stderr inside, which is then not seen."""
+    text, root = io.StringIO(), logging.getLogger()
+    before, root.handlers = root.handlers, [logging.StreamHandler(text)]
     try:
         with contextlib.redirect_stderr(text):
             yield text
+            gc.collect()  # asyncio tells of Orbax's unfinished reads only once they are collected
     finally:
-        logging.getLogger().removeHandler(handler)
+        root.handlers = before
 
 
 def outcome(attempt: Callable[[], str]) -> tuple[str, list[str]]:
@@ -158,12 +160,29 @@ def restored_in_one_process(scratch: Scratch) -> Iterator[Row]:
             for kind in ("missing", "one byte flipped")
         }
         yield row_of(f"of the older checkpoint {step}, and the newest is read", attempts)
+    attempts = {
+        str(n): lambda n=n: at_random(restoring, f"{scratch.seed} {n}") for n in range(10 if scratch.quick else 100)
+    }
+    yield row_of("of the newest checkpoint: one bit flipped, or a file cut, at a random place", attempts)
     yield row_of("the newest, saved again and damaged again", {"twice": lambda: twice(restoring)})
 
 
 def shortened(path: pathlib.Path) -> str:
     """Without the random letters of data files' names."""
     return str(path.with_name(f"{path.name[:6]}...") if len(path.name) == 32 else path)
+
+
+def at_random(restoring: Restoring, seed: str) -> str:
+    rng, newest = random.Random(seed), restoring.fresh() / str(restoring.steps[-1])
+    path = newest / rng.choice([file for file in files_of(newest) if size(newest / file)])
+    data = bytearray(path.read_bytes())
+    place = rng.randrange(len(data))
+    if rng.random() < 0.7:
+        data[place] ^= 1 << rng.randrange(8)
+    else:
+        del data[place:]
+    path.write_bytes(data)
+    return restoring.attempt(restoring.steps[-2])
 
 
 def twice(restoring: Restoring) -> str:
