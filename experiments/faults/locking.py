@@ -29,7 +29,7 @@ def refused(second: Run, first: Run) -> list[str]:
 
 def second_starts(scratch: Scratch) -> Iterator[Row]:
     workdir = scratch.folder("locked")
-    first = scratch.start(workdir, *LONGER)
+    first = scratch.start(workdir, *LONGER, "--config.checkpoint.keep=1000")  # none goes while it is evaluated
     first.until_step(workdir, 20)
     wrong = [] if (workdir / "lock").exists() else ["no lock while it runs"]
     second = scratch.train(workdir, *LONGER)

@@ -76,7 +76,7 @@ def full_disk(scratch: Scratch) -> Iterator[Row]:
 def too_small(scratch: Scratch) -> Iterator[Row]:
     with small_disk(scratch.root / "disk", "128k") as disk:
         run = scratch.train(disk / "run")
-        wrong = run.check(2, "error: ", "space", lines=1)
+        wrong = run.check(2, "error: ", "free", lines=1)
         wrong += ["it began to train"] * (disk / "run" / "metrics.jsonl").exists()
         yield run.row("storage", "a disk of 128 kB, too small for the first checkpoints", wrong)
 
