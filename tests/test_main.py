@@ -139,17 +139,13 @@ def test_sigterm_saves_and_the_same_command_continues(straight, tmp_path):
     assert_same_run(straight, tmp_path)
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(6, marks=pytest.mark.slow)])
-def test_kill_at_random_moments_changes_nothing(straight, tmp_path, kills):
-    rng = random.Random(kills)
-    for kill in range(kills):
-        process = start(tmp_path, "--config=configs/vit_digits.py", *SMALL, f"--config.data.workers={kill % 3}")
-        lines = len(metrics_lines(tmp_path))
-        wait_for(tmp_path / "metrics.jsonl", process, more_than=lines if kill % 2 else 0)
-        time.sleep(rng.uniform(0, 0.3))
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL, "the run ended before it was killed: make it longer"
+def test_a_kill_changes_nothing(straight, tmp_path):
+    process = start(tmp_path, "--config=configs/vit_digits.py", *SMALL)
+    wait_for(tmp_path / "metrics.jsonl", process)
+    time.sleep(random.uniform(0, 0.3))
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "the run ended before it was killed: make it longer"
     train(tmp_path, "--config.data.workers=2")
     assert_same_run(straight, tmp_path)
 

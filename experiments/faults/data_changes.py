@@ -69,12 +69,18 @@ def stop_at(scratch: Scratch, workdir: pathlib.Path, step: int, *arguments: str,
 
 
 def refusal(
-    scratch: Scratch, done: str, workdir: pathlib.Path, *arguments: str, words: tuple[str, ...], **options
+    scratch: Scratch,
+    done: str,
+    workdir: pathlib.Path,
+    *arguments: str,
+    words: tuple[str, ...],
+    lines: int = 1,
+    **options,
 ) -> Row:
     """A start that has to be refused in one line with these words, and to change nothing."""
     before = untouched(workdir)
     run = scratch.train(workdir, *arguments, **options)
-    wrong = run.check(2, "error: ", *words, lines=1)
+    wrong = run.check(2, "error: ", *words, lines=lines)
     return run.row("changes", done, wrong, ["the work folder was changed"] * (untouched(workdir) != before))
 
 
@@ -92,14 +98,14 @@ def pictures(scratch: Scratch) -> Iterator[Row]:
     train, kept = root / "train", root / "kept"
     shutil.copytree(train, kept)
     changes = {
-        "a picture added": lambda: (train / "ant/new.png").write_bytes(picture(1)),
-        "a picture removed": lambda: (train / "bee/3.png").unlink(),
-        "a picture of another size in its place": lambda: (train / "cat/0.png").write_bytes(picture(2, 27)),
-        "a class's folder renamed": lambda: (train / "ant").rename(train / "wasp"),
+        "a picture added": ("ant", lambda: (train / "ant/new.png").write_bytes(picture(1))),
+        "a picture removed": ("bee", lambda: (train / "bee/3.png").unlink()),
+        "a picture of another size in its place": ("cat", lambda: (train / "cat/0.png").write_bytes(picture(2, 27))),
+        "a class's folder renamed": ("wasp", lambda: (train / "ant").rename(train / "wasp")),
     }
-    for done, change in list(changes.items())[: 1 if scratch.quick else None]:
+    for done, (name, change) in list(changes.items())[: 1 if scratch.quick else None]:
         change()
-        words = (str(train), "--accept=data")
+        words = (f"'{name}'", "--accept=data")
         yield refusal(scratch, f"{done}; the same command", workdir, *arguments, words=words)
         if done == "a picture added":
             other = scratch.folder("accepting")
@@ -140,8 +146,8 @@ def shards(scratch: Scratch) -> Iterator[Row]:
     options = {"config": "--config=configs/clip_digits.py"}
     stop_at(scratch, workdir, 30, *arguments, **options)
     write_shard(root / "1.tar", 500)
-    words = ("--accept=data",)
-    yield refusal(scratch, "a shard downloaded anew; the same command", workdir, *arguments, words=words, **options)
+    told = {"words": ("1.tar", "--accept=data"), "lines": 2}  # its pairs are looked up first, which is said, too
+    yield refusal(scratch, "a shard downloaded anew; the same command", workdir, *arguments, **told, **options)
     yield acceptance(scratch, "the same with --accept=data", workdir, *arguments, "--accept=data", **options)
 
 
