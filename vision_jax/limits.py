@@ -5,3 +5,24 @@ one line.
 """
 
 JSON_BYTES = 16 * 2**20  # of a JSON file or text; Python's objects take up to 24 times its size
+CONFIG_BYTES = 4 * 2**20  # of a config.json, or an index of weights; with 21,841 classes one has 2 MB
+MEMORY = 512 * 2**20  # bytes that the tensors of a file may take besides twice its size on disk
+HOLES = 64 * 2**20  # bytes of a file that are on no disk: more is a sparse file, which reads as far more than it is
+TENSORS = 20_000  # of a file, each of which costs a read; a checkpoint with its optimizer has a few thousand
+TENSOR_NAME = 1000  # characters; published names have up to 120
+TENSOR_NAMES = 16 * 2**20  # characters of all names of a file, which nesting may multiply
+TENSOR_SIDES = 32  # no weights have more than 5, and numpy before 2 has no more than 32
+SAFETENSORS_HEADER = 8 * 2**20  # bytes; 60 or more a tensor, and Python's objects take up to 30 times their size
+ZIP_DIRECTORY = 8 * 2**20  # bytes; 60 or more a member
+PICKLE_BYTES = 32 * 2**20  # of a checkpoint's pickle, which holds no values: those of large models have 1 MB
+PICKLE_STEPS = 1_000_000  # opcodes, and items that they copy; a tensor takes 60
+PICKLE_ENTRIES = 500_000  # of the dicts and lists of a checkpoint, shared ones counted as often as they are met
+LAYERS = 1000  # blocks in a row, for each of which names are made; published models have up to 64
+PARAMETERS = 10_000  # arrays of a model that a file describes; the largest published ones have under 2,000
+MODEL_FIELD = 2**22  # any number of a model that a file describes: widths, classes, vocabularies
+IMAGE_SIDE = 4096  # pixels that a file's model is for; for larger images, load_pretrained takes image_size=
+CROP = 0.1  # the least share of a picture that a file says to keep: what is cut away is resized before
+PAIRS = (
+    2**26
+)  # of tokens that may see each other, in all of Swin's windows or in a text, whose masks have a byte for each
+POSITIONS = 2**23  # numbers in a computed table of positions, which takes 24 times as many bytes meanwhile

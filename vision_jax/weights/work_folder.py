@@ -1,6 +1,5 @@
 """The work folder of a run of this project, as a source: its config and the variables of its checkpoints."""
 
-import json
 import pathlib
 from typing import Any
 
@@ -8,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vision_jax import limits
 from vision_jax.config import Section, from_dict
 from vision_jax.errors import ConfigError
+from vision_jax.files import printable, read_json
 from vision_jax.models.stacking import path_name
 
 
@@ -23,21 +24,40 @@ def is_work_folder(path: pathlib.Path) -> bool:
 
 
 def class_names(workdir: pathlib.Path) -> tuple[str, ...]:
-    """What the classes of the training data are called, () where they have no names."""
-    return tuple(json.loads((workdir / "config.json").read_text()).get("derived", {}).get("class_names", ()))
+    """What the classes of the training data are called, () where they have no names. Raises ConfigError."""
+    derived = _saved(workdir).get("derived", {})
+    names = derived.get("class_names", []) if isinstance(derived, dict) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{workdir / 'config.json'}: derived.class_names must be a list of texts")
+    return tuple(names)
 
 
 def read_run_config(workdir: pathlib.Path) -> Section:
-    """The resolved config that a run saved in its work folder."""
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise ConfigError(f"no config.json in {workdir}: it is not the work folder of a run; give --config=FILE")
-    try:
-        values = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path} is not valid JSON: {error}") from error
+    """The resolved config that a run saved in its work folder. Raises ConfigError."""
+    values = _saved(workdir)
     values.pop("derived", None)
-    return from_dict(values)
+    try:
+        return from_dict(values)
+    except ConfigError as error:
+        raise ConfigError(f"{workdir / 'config.json'}: {printable(error, 1000)}") from error
+    except Exception as error:  # of a number that no float can be, or of nesting without end
+        raise ConfigError(f"{workdir / 'config.json'} is no config of a run ({first_line(error)})") from error
+
+
+def _saved(workdir: pathlib.Path) -> dict[str, Any]:
+    path = workdir / "config.json"
+    try:
+        values = read_json(path, limits.CONFIG_BYTES)
+    except FileNotFoundError:
+        message = f"no config.json in {workdir}: it is not the work folder of a run; give --config=FILE"
+        raise ConfigError(message) from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid JSON: {printable(error)}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} is no JSON object")
+    return values
 
 
 def locate(source: str | pathlib.Path, which: str = "last") -> pathlib.Path:
@@ -69,12 +89,12 @@ def locate(source: str | pathlib.Path, which: str = "last") -> pathlib.Path:
 def _best_step(folder: pathlib.Path) -> int:
     from orbax.checkpoint import v1 as ocp
 
-    run = json.loads((folder.parent / "config.json").read_text())["checkpoint"]
+    run = read_run_config(folder.parent).checkpoint
     with ocp.training.Checkpointer(folder) as checkpointer:
-        scored = [(c.metrics[run["best"]], c.step) for c in checkpointer.checkpoints if c.metrics]
+        scored = [(c.metrics[run.best], c.step) for c in checkpointer.checkpoints if run.best in (c.metrics or ())]
     if not scored:
-        raise ConfigError(f"no checkpoint in {folder} was saved with {run['best'] or 'a metric'}: use last, or a step")
-    return (max if run["best_mode"] == "max" else min)(scored, key=lambda pair: pair[0])[1]
+        raise ConfigError(f"no checkpoint in {folder} was saved with {run.best or 'a metric'}: use last, or a step")
+    return (max if run.best_mode == "max" else min)(scored, key=lambda pair: pair[0])[1]
 
 
 def load_variables(checkpoint: pathlib.Path, sharding=None) -> dict:
@@ -143,4 +163,4 @@ def _checksum_leaves(leaves: list) -> list:
 
 
 def first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:200]
+    return printable(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}")
