@@ -231,6 +231,30 @@ def test_a_work_folder_is_a_source_of_weights(straight):
     assert right.mean() == json.loads((straight / "summary.json").read_text())["eval/top1"]
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": {"depth": 5}}, "it does not hold 'blocks_"),
+        ({"model": {"num_classes": 7}}, "it does not hold 'head/"),
+        ({"model": {"representation_size": 8}}, "it holds 'head/kernel'|it does not hold '"),
+        ({"model": {"width": 64}}, "the model needs"),
+        ({"model": {"depth": 10**9}}, "model field 'depth' is 1000000000"),
+        ({"data": {"image_size": 10**9}}, "for images of"),
+        ({"checkpoint": {"best": 3}}, "checkpoint.best"),
+        ({"derived": {"class_names": "ab"}}, "class_names must be a list of texts"),
+    ],
+)
+def test_a_work_folder_whose_config_was_changed(straight, tmp_path, change, words):
+    config = json.loads((straight / "config.json").read_text())
+    for section, values in change.items():
+        config[section] |= values
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "checkpoints").symlink_to(straight / "checkpoints")
+    with pytest.raises(ConfigError, match=words) as caught:
+        vj.load_pretrained(tmp_path)
+    assert str(caught.value).isprintable()
+
+
 def test_a_run_in_another_form(straight, tmp_path):
     """Scanned, at another resolution, for other classes; and through a folder of timm's back to ours."""
     model, variables = vj.load_pretrained(straight, scan=True, image_size=(24, 20), num_classes=3)

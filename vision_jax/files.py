@@ -1,5 +1,6 @@
 """Reading files that a stranger may have made: regular files alone, JSON within bounds, names fit to print."""
 
+import errno
 import json
 import os
 import pathlib
@@ -18,6 +19,7 @@ class NotRegular(OSError):
         super().__init__(0, f"it is {kind}, not a regular file", path)
 
 
+_MOST_EXTENTS = 10_000  # of a file with holes that are added up
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -35,7 +37,10 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
     path = os.fspath(path)
     if "\0" in path:
         raise FileNotFoundError(2, "a name cannot hold a NUL character", path.replace("\0", "\\0"))
-    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe opens at once instead of waiting
+    try:
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe opens at once instead of waiting
+    except UnicodeError:
+        raise FileNotFoundError(2, "no file can have such a name", path) from None
     try:
         mode = os.fstat(number).st_mode
         if not stat.S_ISREG(mode):
@@ -58,6 +63,24 @@ def user_path(name: str | os.PathLike) -> pathlib.Path:
     except ValueError:
         raise ConfigError(f"'{printable(path)}': no file can have such a name") from None
     return pathlib.Path(path)
+
+
+def size_on_disk(stream: BinaryIO) -> int:
+    """Bytes of an open file that are not holes. What a file system compresses, or does not count, is no hole."""
+    stat = os.fstat(stream.fileno())
+    if 512 * stat.st_blocks >= stat.st_size:
+        return stat.st_size
+    position, size = 0, 0
+    try:
+        for _ in range(_MOST_EXTENTS):
+            start = os.lseek(stream.fileno(), position, os.SEEK_DATA)
+            position = os.lseek(stream.fileno(), start, os.SEEK_HOLE)
+            size += position - start
+        return size
+    except OSError as error:
+        return size if error.errno == errno.ENXIO else stat.st_size  # no data follow; or holes are not known here
+    finally:
+        os.lseek(stream.fileno(), 0, os.SEEK_SET)
 
 
 def read_regular(path: str | os.PathLike, most: int) -> bytes:

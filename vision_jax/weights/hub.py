@@ -1,11 +1,12 @@
 """Files of the Hugging Face hub, through its own cache. HF_HUB_OFFLINE=1 keeps to what is there already."""
 
+import os
 import pathlib
 from collections.abc import Sequence
 
 from vision_jax.errors import ConfigError
+from vision_jax.files import printable
 from vision_jax.weights.readers import shards_of
-from vision_jax.weights.tensors import shown
 
 _PREFIXES = ("hf-hub:", "hf_hub:", "hf://")  # timm's and open_clip's
 _INDEX = ".index.json"
@@ -35,11 +36,11 @@ def fetch(
     name = str(source)
     for prefix in _PREFIXES:
         name = name.removeprefix(prefix)
-    local = pathlib.Path(source).expanduser()
-    if str(source) and local.exists():
-        return local
+    local = os.path.expanduser(source)
+    if local and os.path.exists(local):
+        return pathlib.Path(local)
     if name.startswith(("/", ".", "~")) or name.endswith(_SUFFIXES) or name.count("/") > 1 or not name:
-        raise ConfigError(f"'{shown(name)}': no such file or folder, and no id of a model of the hub")
+        raise ConfigError(f"'{printable(name)}': no such file or folder, and no id of a model of the hub")
     model = _Model(name, revision)
     needed = [model.first([wanted] if isinstance(wanted, str) else wanted) for wanted in filenames]
     for wanted in optional:
@@ -58,7 +59,7 @@ class _Model:
             import huggingface_hub.errors
         except ImportError:
             raise ConfigError(
-                f"'{shown(name)}' is no local file or folder, and a model of the hub needs the package 'huggingface_hub', "
+                f"'{printable(name)}' is no local file or folder, and a model of the hub needs the package 'huggingface_hub', "
                 'which is not installed: pip install "vision_jax[hub]"'
             ) from None
         self._hub, self.name, self.revision = huggingface_hub, name, revision
@@ -97,9 +98,9 @@ class _Model:
             raise self.error(f"the model has no revision '{self.revision}'", [name]) from None
         except Exception as error:  # of the network, the disk, a proxy: the kinds differ with the client's version
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise self.error(shown(reason), [name]) from error
+            raise self.error(printable(reason), [name]) from error
         self.folder = pathlib.Path(path).parents[name.count("/")]
         return pathlib.Path(path)
 
     def error(self, problem: str, names: Sequence[str]) -> ConfigError:
-        return ConfigError(f"cannot get {' or '.join(names)} of '{shown(self.name)}' from the hub: {problem}")
+        return ConfigError(f"cannot get {' or '.join(names)} of '{printable(self.name)}' from the hub: {problem}")

@@ -4,6 +4,8 @@ A table says for one model where every parameter lies in a file. Paths are those
 turns them into those of scanned ones.
 """
 
+import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
@@ -74,7 +76,10 @@ def import_variables(
     if unknown := sorted(wanted.keys() ^ {_path(entry) for entry in table}):
         raise ConfigError(f"the table of names and the model differ in {_some(unknown)}")
     if missing := [entry.theirs for entry in table if entry.theirs not in tensors]:
-        raise ConfigError(f"the file lacks {_some(missing)}{nearest(missing[0], tensors)}")
+        raise ConfigError(f"the file lacks {_some(missing)}{nearest(missing[0], _alike(missing[0], tensors))}")
+    for entry in table:
+        if "float" not in (dtype := np.dtype(tensors[entry.theirs].dtype)).name:
+            raise ConfigError(f"'{entry.theirs}' holds {dtype}, but parameters are floating-point numbers")
     wrong = [
         f"'{entry.theirs}' {list(tensors[entry.theirs].shape)} for '{entry.ours}' {list(wanted[_path(entry)].shape)}"
         for entry in table
@@ -82,6 +87,12 @@ def import_variables(
     ]
     if wrong:
         raise ConfigError(f"shapes do not fit: {_some(wrong)}")
+    needed = 4 * sum(math.prod(leaf.shape) for leaf in wanted.values())
+    if needed > getattr(tensors, "memory", math.inf):
+        raise ConfigError(
+            f"its parameters take {needed:,} bytes in float32, more than 512 MiB and twice the file's size on disk: it "
+            "repeats values or keeps them in less than 16 bits; save it anew with each value written, as float16 or more"
+        )
     parts: dict[str, list[Entry]] = {}
     for entry in table:
         parts.setdefault(entry.theirs, []).append(entry)
@@ -136,6 +147,12 @@ def _shape(shape: tuple[int, ...], entry: Entry) -> tuple[int, ...] | None:
         return _layout(entry).to_ours(np.broadcast_to(np.float32(0), shape)).shape
     except (ValueError, IndexError):
         return None
+
+
+def _alike(name: str, names: Iterable[str]) -> list[str]:
+    """A few of `names` that `name` may be a slip of: comparing takes a time that grows with their lengths."""
+    alike = (other for other in names if abs(len(other) - len(name)) <= 8 and len(other) < 200)
+    return list(itertools.islice(alike, 500))
 
 
 def _some(names: list[str]) -> str:

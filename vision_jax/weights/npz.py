@@ -5,7 +5,8 @@ import math
 
 import numpy as np
 
-from vision_jax.weights.tensors import DTYPES, Tensor, Tensors, shown
+from vision_jax.files import printable
+from vision_jax.weights.tensors import DTYPES, Tensor, Tensors, check_count, checked_shape, collected
 from vision_jax.weights.zip_archive import ZipArchive
 
 _SUFFIX = ".npy"
@@ -20,33 +21,34 @@ def is_npz(archive: ZipArchive) -> bool:
 def open_npz(archive: ZipArchive) -> Tensors:
     """The arrays by their names, such as "opt/target/cls". Raises ConfigError."""
     names = [name for name in archive.sizes if name.endswith(_SUFFIX)]
-    return Tensors(archive.file.path, {name.removesuffix(_SUFFIX): _array(archive, name) for name in names})
+    check_count(archive.file, len(names))
+    return collected(archive.file, ((name.removesuffix(_SUFFIX), _array(archive, name)) for name in names))
 
 
 def _array(archive: ZipArchive, name: str) -> Tensor:
-    start = io.BytesIO(archive.read(name, 0, min(archive.sizes[name], _LONGEST_HEADER)))
-    with archive.file.parsing(f"the header of '{shown(name)}'"):
+    start, shown = io.BytesIO(archive.head(name, _LONGEST_HEADER)), printable(name)
+    with archive.file.parsing(f"the header of '{shown}'"):
         version = np.lib.format.read_magic(start)
         if version not in _HEADERS:
-            raise archive.file.error(f"'{shown(name)}' is a structured array, which is not read")
+            raise archive.file.error(f"'{shown}' is a structured array, which is not read")
         shape, is_fortran, dtype = _HEADERS[version](start, max_header_size=_LONGEST_HEADER)
+        shape = checked_shape(shape, dtype)
     if dtype.hasobject:
-        raise archive.file.error(f"'{shown(name)}' holds pickled Python objects, which are not read")
+        raise archive.file.error(f"'{shown}' holds pickled Python objects, which are not read")
     if dtype == np.dtype("V2"):  # how numpy writes what it does not know, and big_vision writes nothing else of it
         dtype = DTYPES["bfloat16"]
     elif dtype.kind == "V":
-        raise archive.file.error(f"'{shown(name)}' has the dtype {shown(str(dtype))}, which is not read")
+        raise archive.file.error(f"'{shown}' has the dtype {printable(dtype)}, which is not read")
     offset, needed = start.tell(), math.prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or offset + needed != archive.sizes[name]:
+    if offset + needed != archive.sizes[name]:
         raise archive.file.error(
-            f"damaged: '{shown(name)}' has {archive.sizes[name] - offset} bytes, but {dtype}{list(shape)} has {needed}"
+            f"damaged: '{shown}' has {archive.sizes[name] - offset} bytes, but {dtype}{list(shape)} has {needed}"
         )
     native = dtype if dtype.isnative else dtype.newbyteorder("=")
 
     def read() -> np.ndarray:
         data = archive.read(name)
-        archive.check(name, data)
-        with archive.file.parsing(f"'{shown(name)}'"):
+        with archive.file.parsing(f"'{shown}'"):
             array = data[offset:].view(dtype).astype(native, copy=False)
             return array.reshape(shape, order="F" if is_fortran else "C")
 

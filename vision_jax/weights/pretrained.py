@@ -10,12 +10,14 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vision_jax.errors import ConfigError
+from vision_jax.files import printable
 from vision_jax.models.inference import init_variables, variable_shapes
 from vision_jax.models.swin import Swin
 from vision_jax.ops.patches import as_pair
 from vision_jax.ops.windows import Pair
 from vision_jax.weights.families.swin_layout import learned_windows
 from vision_jax.weights.fitting import fit
+from vision_jax.weights.plausible import described_by
 from vision_jax.weights.sources import Source, open_source
 
 log = logging.getLogger(__name__)
@@ -75,14 +77,17 @@ def open_pretrained(
 
 
 def _load(source: Source, image_size: int | Pair | None, fields: dict) -> tuple[Any, dict]:
-    to_size = as_pair(image_size or source.image_size)
-    model = source.create_model(**_with_learned_windows(source, to_size, fields))
-    shapes = variable_shapes(model, to_size)
+    with described_by(source.path):
+        to_size = as_pair(image_size or source.image_size)
+        model = source.create_model(**_with_learned_windows(source, to_size, fields))
+        shapes = variable_shapes(model, to_size)
     variables, report = source.read(jnp.asarray)
     try:
         fitted = fit(variables.pop("params"), source.image_size, model, to_size, shapes["params"], source.resampling)
     except ConfigError as error:
         raise ConfigError(f"'{source.path}': {error}") from error
+    if not fields and (missing := [*fitted.renewed, *fitted.new]):
+        raise ConfigError(f"'{source.path}': it does not hold '{missing[0]}' of the model that it describes")
     params = jax.tree.map(jnp.asarray, fitted.params) | _initialised(model, to_size, fitted.new)
     others = {name: tree for name, tree in variables.items() if name in shapes}
     _tell(source, "resized", fitted.resized, logging.INFO)
@@ -93,7 +98,7 @@ def _load(source: Source, image_size: int | Pair | None, fields: dict) -> tuple[
 
 def _tell(source: Source, what: str, names: list[str], level: int = logging.WARNING) -> None:
     if names:
-        some = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+        some = ", ".join(map(printable, names[:10])) + (", ..." if len(names) > 10 else "")
         log.log(level, "'%s': %d %s: %s", source.path, len(names), what, some)
 
 

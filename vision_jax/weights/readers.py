@@ -4,13 +4,15 @@ Formats: numpy's `.npz`, `.safetensors`, PyTorch's `.pt`, `.pth` and `.bin` (rea
 anything that they say), TorchScript, and several files under an index, as transformers writes large models.
 """
 
-import json
+import os
 import pathlib
 
+from vision_jax import limits
 from vision_jax.errors import ConfigError
+from vision_jax.files import printable, read_json
 from vision_jax.weights.npz import is_npz, open_npz
 from vision_jax.weights.safetensors import is_safetensors, open_safetensors
-from vision_jax.weights.tensors import File, Tensors, shown
+from vision_jax.weights.tensors import File, Tensors
 from vision_jax.weights.torch_archive import is_legacy, is_torch_archive, open_legacy, open_torch_archive
 from vision_jax.weights.zip_archive import ZipArchive
 
@@ -50,6 +52,15 @@ def open_tensors(path) -> Tensors:
     if path.is_dir():
         path = _weights_in(path)
     file = File(path)
+    return _open_shards(file) if _starts_json(file) else _open_file(file)
+
+
+def _starts_json(file: File) -> bool:
+    return file.read(0, min(file.size, 64)).tobytes().lstrip().startswith(b"{")
+
+
+def _open_file(file: File) -> Tensors:
+    """One that is no index."""
     head = file.read(0, min(file.size, 64)).tobytes()
     if not head:
         raise file.error("the file is empty")
@@ -64,8 +75,6 @@ def open_tensors(path) -> Tensors:
         raise file.error("a zip file without weights: it has neither arrays of numpy nor a checkpoint of PyTorch")
     if is_legacy(head):
         return open_legacy(file)
-    if head.lstrip().startswith(b"{"):
-        return _open_shards(file)
     kind = next((kind for start, kind in _FOREIGN.items() if head.startswith(start)), "of no known format")
     raise file.error(f"no file of weights (.npz, .safetensors, PyTorch's .pt, .pth, .bin), but {kind}")
 
@@ -76,13 +85,17 @@ def unwrap(tensors: Tensors) -> Tensors:
     A checkpoint with averaged weights beside the plain ones gives the plain ones; `select(tensors, "model_ema")` gives
     the others. A prefix is left where tensors of unknown meaning stand beside it.
     """
+    while (prefix := _wrapper(tensors)) is not None:
+        tensors = select(tensors, prefix)
+    return tensors
+
+
+def _wrapper(tensors: Tensors) -> str | None:
     roots = {name.partition(".")[0] for name in tensors}
     wrapper = next((wrapper for wrapper in _WRAPPERS if any(name.startswith(f"{wrapper}.") for name in tensors)), None)
     if wrapper and roots <= set(_BESIDE):
-        return unwrap(select(tensors, wrapper))
-    if roots == {"module"} and all(name.startswith("module.") for name in tensors):
-        return unwrap(select(tensors, "module"))
-    return tensors
+        return wrapper
+    return "module" if roots == {"module"} and all(name.startswith("module.") for name in tensors) else None
 
 
 def select(tensors: Tensors, prefix: str) -> Tensors:
@@ -91,13 +104,13 @@ def select(tensors: Tensors, prefix: str) -> Tensors:
     found = {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
     if not found:
         roots = ", ".join(sorted({name.partition(".")[0] for name in tensors})[:20])
-        raise ConfigError(f"no tensors under '{prefix}'; there are: {shown(roots)}")
-    return Tensors(tensors.path, found, tensors.metadata)
+        raise ConfigError(f"no tensors under '{prefix}'; there are: {printable(roots)}")
+    return Tensors(tensors.path, found, tensors.metadata, tensors.on_disk)
 
 
 def _weights_in(folder: pathlib.Path) -> pathlib.Path:
     for name in WEIGHT_FILES:
-        if (folder / name).is_file():
+        if os.path.exists(folder / name):
             return folder / name
     raise ConfigError(f"'{folder}': the folder holds none of {', '.join(WEIGHT_FILES)}")
 
@@ -106,13 +119,13 @@ def shards_of(index: pathlib.Path) -> dict[str, str]:
     """tensor name -> file name, of a `*.index.json`. Raises ConfigError."""
     file = File(index)
     with file.parsing("the index"):
-        parsed = json.loads(file.read(0, file.size).tobytes().decode())
+        parsed = read_json(index, limits.CONFIG_BYTES)
     shards = parsed.get("weight_map") if isinstance(parsed, dict) else None
     if not isinstance(shards, dict) or not shards:
         raise file.error("a JSON file, but no index of weights: it has no 'weight_map'")
     for shard in shards.values():
-        if not isinstance(shard, str) or not shard.strip(".") or set(shard) & set("/\\:\0"):
-            raise file.error(f"the index names a file outside of its folder, {shown(str(shard))}")
+        if not isinstance(shard, str) or not shard.strip(".") or not shard.isprintable() or set(shard) & set("/\\:"):
+            raise file.error(f"the index names a file outside of its folder, {printable(shard)}")
     return shards
 
 
@@ -120,13 +133,15 @@ def _open_shards(file: File) -> Tensors:
     shards, opened = shards_of(file.path), {}
     for shard in dict.fromkeys(shards.values()):
         path = file.path.parent / shard
-        if not path.is_file():
-            raise file.error(f"shard '{shown(shard)}' is missing")
-        if path.suffix == ".json":
-            raise file.error(f"the index names an index, '{shown(shard)}'")
-        opened[shard] = open_tensors(path)
+        if not os.path.exists(path):
+            raise file.error(f"shard '{printable(shard)}' is missing")
+        part = File(path)
+        if _starts_json(part):
+            raise file.error(f"the index names an index, '{printable(shard)}'")
+        opened[shard] = _open_file(part)
     for name, shard in shards.items():
         if name not in opened[shard]:
-            raise file.error(f"shard '{shown(shard)}' has no tensor '{shown(name)}'")
+            raise file.error(f"shard '{printable(shard)}' has no tensor '{printable(name)}'")
     metadata = {key: value for tensors in opened.values() for key, value in tensors.metadata.items()}
-    return Tensors(file.path, {name: opened[shard][name] for name, shard in shards.items()}, metadata)
+    on_disk = sum(tensors.on_disk for tensors in opened.values())
+    return Tensors(file.path, {name: opened[shard][name] for name, shard in shards.items()}, metadata, on_disk)

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from vision_jax import limits
 from vision_jax.errors import ConfigError
-from vision_jax.weights.tensors import DTYPES, File, Tensor, Tensors, shown
+from vision_jax.files import printable
+from vision_jax.weights.tensors import DTYPES, File, Tensor, Tensors, check_count, checked_shape, collected
 from vision_jax.weights.writing import dtype_and_shape, values_as_bytes, whole_file
 
-_LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
+_LONGEST_HEADER = 100_000_000  # bytes; the format's own limit, by which a file is known
 _METADATA = "__metadata__"
 _DTYPES = {
     "BOOL": "bool",
@@ -42,22 +44,24 @@ def is_safetensors(head: bytes) -> bool:
 def open_safetensors(file: File) -> Tensors:
     """Raises ConfigError where the header is wrong or the file has not the length that it says."""
     length = int.from_bytes(file.read(0, 8).tobytes(), "little")
+    if length > limits.SAFETENSORS_HEADER:
+        raise file.error(f"its header has {length:,} bytes, more than the {limits.SAFETENSORS_HEADER:,} that are read")
     with file.parsing("the header"):
         header = json.loads(file.read(8, length).tobytes().decode(), object_pairs_hook=_unique)
         metadata = header.pop(_METADATA, {})
+        check_count(file, len(header))
         found = {name: _entry(entry) for name, entry in header.items()}
         end = 0
         for name, (_, _, start, size) in sorted(found.items(), key=lambda item: item[1][2:]):
             if start != end:
-                raise ValueError(f"'{name}' begins at byte {start} of the data, not at {end}")
+                raise ValueError(f"'{printable(name)}' begins at byte {start} of the data, not at {end}")
             end += size
         if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError(f"{_METADATA} must be texts by name")
     if 8 + length + end != file.size:
         problem = "cut off" if 8 + length + end > file.size else "damaged"
         raise file.error(f"{problem}: it has {file.size} bytes, but by its header {8 + length + end}")
-    tensors = {name: _tensor(file, 8 + length, *entry) for name, entry in found.items()}
-    return Tensors(file.path, tensors, metadata)
+    return collected(file, ((name, _tensor(file, 8 + length, *entry)) for name, entry in found.items()), metadata)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -69,11 +73,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _entry(entry: dict) -> tuple[tuple[int, ...], np.dtype, int, int]:
     """Shape, dtype, start and size in bytes of a tensor."""
     shape, (start, end) = tuple(entry["shape"]), entry["data_offsets"]
-    if any(type(number) is not int or number < 0 for number in (*shape, start, end)):
+    if any(type(number) is not int or not 0 <= number < 2**62 for number in (*shape, start, end)):
         raise ValueError("shapes and offsets must be whole numbers from 0")
     if entry["dtype"] not in _DTYPES:
-        raise ValueError(f"dtype {entry['dtype']} is not known")
+        raise ValueError(f"dtype {printable(entry['dtype'])} is not known")
     dtype = DTYPES[_DTYPES[entry["dtype"]]]
+    shape = checked_shape(shape, dtype)
     if end - start != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{dtype}{list(shape)} has not {end - start} bytes")
     return shape, dtype, start, end - start
@@ -98,7 +103,7 @@ def write_safetensors(path, tensors: Mapping[str, Any], metadata: Mapping[str, s
     for name in names:
         dtype, shape = dtype_and_shape(tensors[name])
         if dtype not in _NAMES or name == _METADATA:
-            raise ConfigError(f"'{path}': safetensors has no place for '{shown(name)}' of dtype {dtype}")
+            raise ConfigError(f"'{path}': safetensors has no place for '{printable(name)}' of dtype {dtype}")
         start, end = end, end + math.prod(shape) * dtype.itemsize
         header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()

@@ -1,29 +1,31 @@
 """What a source of weights is, seen from its files: a run of this project, or one of the formats in `families/`."""
 
-import json
 import logging
+import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from vision_jax import limits
 from vision_jax.config import to_dict
 from vision_jax.errors import ConfigError
+from vision_jax.files import printable, read_json
 from vision_jax.models.inference import variable_shapes
 from vision_jax.models.registry import create_model
 from vision_jax.models.stacking import unstack_blocks
-from vision_jax.ops.patches import as_pair
 from vision_jax.ops.windows import Pair
 from vision_jax.weights import work_folder
 from vision_jax.weights.families import clip, mae, swin, vit
-from vision_jax.weights.families.description import Description, LeftOpen
+from vision_jax.weights.families.description import Description, LeftOpen, pair, preprocessing, section
 from vision_jax.weights.families.processors import read_processor
 from vision_jax.weights.hub import fetch
 from vision_jax.weights.mapping import Report, import_variables
+from vision_jax.weights.plausible import check_model, described_by
 from vision_jax.weights.readers import WEIGHT_FILES, open_tensors, unwrap
-from vision_jax.weights.tensors import Tensors, shown
+from vision_jax.weights.tensors import Tensors
 
 log = logging.getLogger(__name__)
 
@@ -87,16 +89,19 @@ def open_source(
         ConfigError: of one line that begins with the source; what is missing, damaged, unknown, or left open.
     """
     path = fetch(source, [WEIGHT_FILES], _BESIDE, revision)
+    with described_by(path):
+        opened = _opened(path, checkpoint, dict(given or {}), dict(wishes or {}))
+        check_model(opened.create_model(), opened.fields, opened.image_size)
+        return opened
+
+
+def _opened(path: pathlib.Path, checkpoint: str | int, given: dict, wishes: dict) -> Source:
     if work_folder.is_work_folder(path):
-        run, name = _open_run(path, str(checkpoint)), (given or {}).get("name")
+        run, name = _open_run(path, str(checkpoint)), given.get("name")
         if name not in (None, run.name):
-            raise ConfigError(f"'{path}': it is a run of '{run.name}', and no {name!r}")
+            raise ConfigError(f"it is a run of '{run.name}', and no {name!r}")
         return run
-    tensors = unwrap(open_tensors(path))
-    try:
-        return _open_foreign(tensors, dict(given or {}), dict(wishes or {}))
-    except ConfigError as error:
-        raise ConfigError(f"'{path}': {error}") from error
+    return _open_foreign(unwrap(open_tensors(path)), given, wishes)
 
 
 def _open_run(path: pathlib.Path, checkpoint: str) -> Source:
@@ -113,8 +118,8 @@ def _open_run(path: pathlib.Path, checkpoint: str) -> Source:
         path=folder,
         name=fields.pop("name"),
         fields=fields,
-        image_size=as_pair(data.image_size),
-        preprocessing={key: data[key] for key in ("mean", "std", "interpolation", "eval_resize", "eval_crop")},
+        image_size=pair(data.image_size),
+        preprocessing=preprocessing(data, data.interpolation, data.eval_resize, data.eval_crop),
         class_names=work_folder.class_names(folder.parent.parent),
         tokenizer=data.tokenizer if config.task == "contrastive" else "",
         resampling="bilinear",
@@ -134,10 +139,13 @@ def _open_foreign(tensors: Tensors, given: dict, wishes: dict) -> Source:
     preprocessing = described.preprocessing
     if format == "transformers":
         preprocessing = _of_processor(folder / _PROCESSOR, preprocessing)
+    if len(described.table) > limits.PARAMETERS:
+        raise ConfigError(f"its model has {len(described.table):,} arrays, more than the {limits.PARAMETERS:,} of any")
     vocabulary = any(all((folder / name).is_file() for name in names) for names in _VOCABULARIES)
 
     def read(place: Callable = np.asarray) -> tuple[dict, Report]:
-        shapes = variable_shapes(described.create_model(), described.image_size)
+        with described_by(tensors.path):
+            shapes = variable_shapes(described.create_model(), described.image_size)
         try:
             return import_variables(tensors, described.table, shapes, described.ignored, place)
         except ConfigError as error:
@@ -168,9 +176,9 @@ def _describe(describe: Callable, config: dict | None, tensors: Tensors, given: 
 def _of_processor(path: pathlib.Path, defaults: dict[str, Any]) -> dict[str, Any]:
     """transformers' preprocessing; {}, which is told, where its file asks for what there is not here."""
     try:
-        read = read_processor(_read_json(path), defaults) if path.is_file() else defaults
+        read = read_processor(_read_json(path), defaults) if os.path.exists(path) else defaults
     except ConfigError as error:
-        log.warning("'%s': how pictures are prepared is not known here: %s", path.parent, error)
+        log.warning("'%s': how pictures are prepared is not known here: %s", path.parent, printable(error, 1000))
         return {}
     return {**read, "crop_rounding": "down"}
 
@@ -178,14 +186,16 @@ def _of_processor(path: pathlib.Path, defaults: dict[str, Any]) -> dict[str, Any
 def _config_beside(path: pathlib.Path) -> dict | None:
     """The config in the folder of a file that is called as these folders call theirs; None: the file is bare."""
     config = path.parent / _CONFIGS[path.name.startswith("open_clip")]
-    return _read_json(config) if path.name in WEIGHT_FILES and config.is_file() else None
+    return _read_json(config) if path.name in WEIGHT_FILES and os.path.exists(config) else None
 
 
 def _read_json(path: pathlib.Path) -> dict:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path.name} beside it cannot be read: {shown(str(error))}") from error
+        content = read_json(path, limits.CONFIG_BYTES)
+    except OSError as error:
+        raise ConfigError(f"{path.name} beside it cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path.name} beside it cannot be read: {printable(error)}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path.name} beside it is no JSON object")
     return content
@@ -198,7 +208,7 @@ def _format_of(tensors: Tensors, config: dict | None) -> tuple[str, Callable[...
     if "model_cfg" in config or "vision_cfg" in config:
         return "open_clip", clip.describe_open_clip
     if kind := config.get("model_type"):
-        if kind not in _OF_TRANSFORMERS:
+        if not isinstance(kind, str) or kind not in _OF_TRANSFORMERS:
             raise ConfigError(
                 f"config.json has model_type={kind!r}; known of transformers are {', '.join(_OF_TRANSFORMERS)}"
             )
@@ -227,7 +237,7 @@ def _format_of_names(tensors: Tensors) -> tuple[str, Callable[..., Description]]
         return "google", vit.describe_official
     if any("embeddings." in name for name in tensors):
         raise ConfigError("weights of transformers need their config.json beside them, in a folder of their own")
-    some = ", ".join(f"'{shown(name)}'" for name in list(tensors)[:3])
+    some = ", ".join(f"'{printable(name)}'" for name in list(tensors)[:3])
     raise ConfigError(
         f"its names ({some}, ...) are of no known family and format: ViT, MAE, Swin and CLIP of transformers, timm, "
         "open_clip and their authors"
@@ -241,8 +251,11 @@ def _is_swin(tensors: Mapping) -> bool:
 def _class_names(config: Mapping, described: Description) -> tuple[str, ...]:
     """transformers' id2label, unless it only counts; timm's label_names."""
     count = described.fields.get("num_classes") or 0
-    labels = config.get("id2label") or {}
-    names = [labels.get(str(i), "") for i in range(count)] if labels else []
-    names = names or (config.get("pretrained_cfg") or {}).get("label_names") or config.get("label_names") or []
+    names: Sequence = ()
+    if labels := section(config, "id2label"):
+        names = [labels.get(str(i), "") for i in range(min(count, len(labels) + 1))]
+    names = names or section(config, "pretrained_cfg").get("label_names") or config.get("label_names") or ()
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise ConfigError("the config's names of classes (id2label, label_names) must be texts")
     is_counted = all(name in ("", f"LABEL_{i}") for i, name in enumerate(names))
-    return () if is_counted or len(names) != count else tuple(map(str, names))
+    return () if is_counted or len(names) != count else tuple(names)

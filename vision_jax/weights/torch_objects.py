@@ -1,13 +1,13 @@
 """What a pickle of weights may build: descriptions of tensors, dicts and inert records. No name of a file is imported."""
 
 import dataclasses
-import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from vision_jax.weights.tensors import DTYPES
+from vision_jax.weights.tensors import DTYPES, checked_shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +37,11 @@ class StridedTensor:
     strides: tuple[int, ...]
 
     def __post_init__(self):
-        if len(self.shape) != len(self.strides) or len(self.shape) > 32:
+        if len(self.shape) != len(self.strides):
             raise ValueError(f"a tensor has {len(self.shape)} sides and {len(self.strides)} strides")
+        checked_shape(self.shape, self.dtype)
         if any(type(number) is not int or number < 0 for number in (self.offset, *self.shape, *self.strides)):
             raise ValueError("sizes, strides and offsets of tensors must be whole numbers from 0")
-        if max(math.prod(self.shape), 1) * self.dtype.itemsize >= 2**62:
-            raise ValueError(f"a tensor of the shape {self.shape} is too large")
         if (self.offset + self.extent) * self.dtype.itemsize > self.storage.size:
             raise ValueError(f"a tensor reaches over the end of its storage '{self.storage.key}'")
 
@@ -115,9 +114,13 @@ def set_items(target: Any, items: list) -> dict:
     fields = target.fields if type(target) is Record else target
     if type(fields) is not dict or len(items) % 2:
         raise ValueError("items for what is no dict")
-    # A key that is neither text nor number names no tensor, and hashing nested tuples can take for ever.
-    fields.update((key, value) for key, value in zip(items[::2], items[1::2], strict=True) if type(key) in (str, int))
+    fields.update((key, value) for key, value in zip(items[::2], items[1::2], strict=True) if _is_key(key))
     return fields
+
+
+def _is_key(key: Any) -> bool:
+    """Whether a key may name a tensor. Hashing nested tuples, or large numbers chosen to be alike, can take for ever."""
+    return type(key) is str or (type(key) is int and abs(key) < sys.hash_info.modulus)
 
 
 def new_object(kind: Any) -> dict | Record:
@@ -127,9 +130,9 @@ def new_object(kind: Any) -> dict | Record:
 
 
 def new_mapping(*arguments: Any) -> dict:
-    """Of OrderedDict(pairs) as Python 2 wrote it, of Counter(dict), of defaultdict(factory)."""
+    """Of OrderedDict(pairs) as Python 2 wrote it, of Counter(dict), of defaultdict(factory, pairs)."""
     mapping: dict = {}
-    for argument in arguments:
+    for argument in arguments[:2]:
         pairs = argument.items() if type(argument) is dict else argument if type(argument) is list else ()
         for key, value in pairs:
             set_items(mapping, [key, value])

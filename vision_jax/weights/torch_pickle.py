@@ -9,7 +9,9 @@ manner of torch's own reader of weights (torch/_weights_only_unpickler.py), with
 import pickletools
 from typing import Any, BinaryIO
 
-from vision_jax.weights.tensors import DTYPES, File, shown
+from vision_jax import limits
+from vision_jax.files import printable
+from vision_jax.weights.tensors import DTYPES, File, check_count
 from vision_jax.weights.torch_objects import (
     CALLS,
     MAPPINGS,
@@ -25,14 +27,18 @@ from vision_jax.weights.torch_objects import (
     set_items,
 )
 
+_LONGEST_NUMBER = 1024  # bits; torch writes one of 80, and more than 4,300 digits cannot be printed
 
-def load(data: bytes | BinaryIO, file: File, is_script: bool = False) -> tuple[Any, dict[str, Storage]]:
+
+def load(
+    data: bytes | BinaryIO, file: File, is_script: bool = False, steps: int = limits.PICKLE_STEPS
+) -> tuple[Any, dict[str, Storage]]:
     """What a pickle builds, and the storages that it names. A stream is left behind the pickle's end.
 
-    is_script: the classes of TorchScript, `__torch__...`, become records, too.
+    is_script: the classes of TorchScript, `__torch__...`, become records, too. steps: how many the pickle may take.
     Raises ConfigError that names the first thing that is not allowed; nothing of the file is ever run.
     """
-    machine = _Machine(file, is_script)
+    machine = _Machine(file, is_script, steps)
     with file.parsing("the pickle"):
         for opcode, argument, _ in pickletools.genops(data):
             machine.step(opcode.name, argument)
@@ -41,13 +47,20 @@ def load(data: bytes | BinaryIO, file: File, is_script: bool = False) -> tuple[A
 
 
 class _Machine:
-    def __init__(self, file: File, is_script: bool):
-        self.file, self.is_script = file, is_script
+    def __init__(self, file: File, is_script: bool, steps: int):
+        self.file, self.is_script, self.steps = file, is_script, steps
         self.stack, self.below = [], []
+        self.calls = 0
         self.memo: dict[int, Any] = {}
         self.storages: dict[str, Storage] = {}
 
+    def spend(self, steps: int) -> None:
+        self.steps -= steps
+        if self.steps < 0:
+            raise self.file.error("the pickle takes more steps than any checkpoint needs: it is built to be endless")
+
     def step(self, opcode: str, argument: Any) -> None:
+        self.spend(1)
         stack = self.stack
         match opcode:
             case "PROTO" | "FRAME" | "STOP":
@@ -56,7 +69,11 @@ class _Machine:
                 stack.append(None)
             case "NEWTRUE" | "NEWFALSE":
                 stack.append(opcode == "NEWTRUE")
-            case "INT" | "BININT" | "BININT1" | "BININT2" | "LONG" | "LONG1" | "LONG4" | "FLOAT" | "BINFLOAT":
+            case "BININT" | "BININT1" | "BININT2" | "FLOAT" | "BINFLOAT":
+                stack.append(argument)
+            case "INT" | "LONG" | "LONG1" | "LONG4":
+                if argument.bit_length() > _LONGEST_NUMBER:
+                    raise ValueError(f"a number of {argument.bit_length()} bits")
                 stack.append(argument)
             case "UNICODE" | "BINUNICODE" | "SHORT_BINUNICODE" | "BINUNICODE8":
                 stack.append(argument)
@@ -74,6 +91,8 @@ class _Machine:
             case "DUP":
                 stack.append(stack[-1])
             case "PUT" | "BINPUT" | "LONG_BINPUT":
+                if argument >= 2**32:
+                    raise ValueError(f"no place {argument} of the memo")
                 self.memo[argument] = stack[-1]
             case "MEMOIZE":
                 self.memo[len(self.memo)] = stack[-1]
@@ -132,7 +151,7 @@ class _Machine:
                 stack.append(new_object(kind))
             case "BUILD":
                 state = stack.pop()
-                _build(stack[-1], state)
+                self.spend(_build(stack[-1], state))
             case "BINPERSID":
                 stack.append(self.storage(*stack.pop()))
             case _:
@@ -154,7 +173,7 @@ class _Machine:
         is_module = self.is_script and (module == "__torch__" or module.startswith("__torch__."))
         if "." in name or not (is_known or is_module):
             raise self.file.error(
-                f"the pickle names '{shown(full)}', which is no part of weights: nothing was run; "
+                f"the pickle names '{printable(full)}', which is no part of weights: nothing was run; "
                 "where you trust the file, load it with torch and save model.state_dict() alone"
             )
         return Global(full)
@@ -163,12 +182,15 @@ class _Machine:
         if type(function) is not Global or type(arguments) is not tuple:
             raise ValueError("a call of what is no function")
         if function.name in CALLS:
+            self.calls += 1
+            check_count(self.file, self.calls // 2)  # a parameter is a call around that of its tensor
             return CALLS[function.name](*arguments)
         if function.name in MAPPINGS:
+            self.spend(sum(len(argument) for argument in arguments[:2] if type(argument) in (dict, list)))
             return new_mapping(*arguments)
         if function.name in RECORDS:
             return Record(function.name)
-        raise self.file.error(f"the pickle calls '{shown(function.name)}', which is no function; nothing was run")
+        raise self.file.error(f"the pickle calls '{printable(function.name)}', which is no function; nothing was run")
 
     def storage(self, kind: Any, storage_type: Any, key: Any, location: Any, count: Any, view: Any = None) -> Storage:
         if kind != "storage" or type(storage_type) is not Global or storage_type.name not in STORAGES:
@@ -191,10 +213,13 @@ def _extend(target: Any, items: list) -> None:
         raise ValueError("items for what is no list")
 
 
-def _build(target: Any, state: Any) -> None:
+def _build(target: Any, state: Any) -> int:
+    """How many items were copied."""
     if type(target) is Record:
-        for part in state if type(state) is tuple else (state,):  # of __dict__ and __slots__
-            if type(part) is dict:
-                target.fields.update(part)
-    elif type(target) not in (dict, list, StridedTensor):  # attributes of theirs, such as a state_dict's _metadata
+        parts = [part for part in (state[:2] if type(state) is tuple else (state,)) if type(part) is dict]
+        for part in parts:  # of __dict__ and __slots__
+            target.fields.update(part)
+        return sum(map(len, parts))
+    if type(target) not in (dict, list, StridedTensor):  # attributes of theirs, such as a state_dict's _metadata
         raise ValueError("attributes for what is no object")
+    return 0

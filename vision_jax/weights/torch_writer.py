@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from vision_jax.errors import ConfigError
-from vision_jax.weights.tensors import DTYPES, shown
+from vision_jax.files import printable
+from vision_jax.weights.tensors import DTYPES
 from vision_jax.weights.torch_objects import STORAGES
 from vision_jax.weights.writing import dtype_and_shape, values_as_bytes, whole_file
 from vision_jax.weights.zip_archive import LOCAL_HEADER
@@ -35,7 +36,9 @@ def write_torch(path, tensors: Mapping[str, Any]) -> None:
     for name, tensor in tensors.items():
         if (dtype := dtype_and_shape(tensor)[0]) not in _STORAGES:
             known = ", ".join(map(str, _STORAGES))
-            raise ConfigError(f"'{path}': torch has no storage for '{shown(name)}' of dtype {dtype}, only for {known}")
+            raise ConfigError(
+                f"'{path}': torch has no storage for '{printable(name)}' of dtype {dtype}, only for {known}"
+            )
     with whole_file(path) as stream, zipfile.ZipFile(stream, "w") as archive:
         _add(archive, stream, "data.pkl", _pickled(tensors))
         _add(archive, stream, "byteorder", b"little")

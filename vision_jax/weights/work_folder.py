@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vision_jax import limits
 from vision_jax.config import Section, from_dict
 from vision_jax.errors import ConfigError
-from vision_jax.files import read_json, user_path
+from vision_jax.files import printable, read_json, user_path
 from vision_jax.models.stacking import path_name
 
 RECORD_ONLY = ("derived", "accepted")  # of config.json, what is no key of the config
@@ -40,37 +41,50 @@ def class_names(workdir: pathlib.Path) -> tuple[str, ...]:
 
 
 def read_run_config(workdir: pathlib.Path) -> Section:
-    """The resolved config that a run saved in its work folder."""
+    """The resolved config that a run saved in its work folder. Raises ConfigError."""
     record = read_run_record(workdir)
-    return from_dict({key: value for key, value in record.items() if key not in RECORD_ONLY})
+    try:
+        return from_dict({key: value for key, value in record.items() if key not in RECORD_ONLY})
+    except ConfigError as error:
+        raise ConfigError(f"{workdir / 'config.json'}: {printable(error, 1000)}") from error
+    except Exception as error:  # of a number that no float can be, or of nesting without end
+        raise ConfigError(f"{workdir / 'config.json'} is no config of a run ({first_line(error)})") from error
 
 
 def read_run_record(workdir: pathlib.Path) -> dict[str, Any]:
-    """config.json of a work folder: the config's keys, "derived" from it and the data, and "accepted" changes of it."""
+    """config.json of a work folder: the config's keys, "derived" from it and the data, and "accepted" changes of it.
+
+    Raises ConfigError.
+    """
     path = workdir / "config.json"
-    if not path.is_file():
-        raise ConfigError(f"no config.json in {workdir}: it is not the work folder of a run; give --config=FILE")
     try:
-        record = read_json(path)
-        record = {"derived": {}, "accepted": []} | record
-        if not isinstance(record["derived"], dict) or not isinstance(record["accepted"], list):
-            raise TypeError("'derived' must be an object, 'accepted' a list")
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"{path} is no config of a run: {getattr(error, 'strerror', None) or error}") from error
+        values = read_json(path, limits.CONFIG_BYTES)
+    except FileNotFoundError:
+        message = f"no config.json in {workdir}: it is not the work folder of a run; give --config=FILE"
+        raise ConfigError(message) from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid JSON: {printable(error)}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} is no JSON object")
+    record = {"derived": {}, "accepted": [], **values}
+    if not isinstance(record["derived"], dict) or not isinstance(record["accepted"], list):
+        raise ConfigError(f"{path}: 'derived' must be an object, 'accepted' a list")
     return record
 
 
 def checkpoint_steps(folder: pathlib.Path) -> list[int]:
     """Steps of the checkpoints in a folder of them, rising; [] where there is no such folder."""
     names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
-    return sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name)
+    return sorted(int(name) for name in names if name.isdecimal() and name.isascii() and len(name) < 12)
 
 
 def metric_rows(workdir: pathlib.Path) -> list[dict]:
     """The whole lines of metrics.jsonl as objects with a "step"; a line torn by a kill is passed over."""
     path, rows = workdir / "metrics.jsonl", []
-    for line in path.read_bytes().splitlines() if path.exists() else []:
-        with contextlib.suppress(ValueError):
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
+        with contextlib.suppress(ValueError, RecursionError):
             row = json.loads(line)
             if isinstance(row, dict) and isinstance(row.get("step"), int):
                 rows.append(row)
@@ -184,4 +198,4 @@ def _checksum_leaves(leaves: list) -> list:
 
 
 def first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:200]
+    return printable(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}")

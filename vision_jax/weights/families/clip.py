@@ -26,7 +26,10 @@ from vision_jax.weights.families.description import (
     pair,
     preprocessing,
     read_config,
+    real,
     refuse,
+    section,
+    whole,
 )
 from vision_jax.weights.families.entries import conv, dense, norm
 from vision_jax.weights.families.open_clip import config_open_clip, describe_open_clip, table_open_clip
@@ -70,10 +73,10 @@ def describe_transformers(config: Mapping | None, tensors: Mapping, given: Mappi
         "patch_size": sides[0] if sides[0] == sides[1] else tuple(sides),
         "width": width,
         "depth": depths[0],
-        "num_heads": vision["num_attention_heads"],
+        "num_heads": whole(vision, "num_attention_heads"),
         "mlp_dim": hidden[0],
         "act": activation(vision["hidden_act"]),
-        "norm_eps": vision["layer_norm_eps"],
+        "norm_eps": real(vision, "layer_norm_eps"),
     }
     fields = {
         "image_tower": "vit",
@@ -81,7 +84,7 @@ def describe_transformers(config: Mapping | None, tensors: Mapping, given: Mappi
         "embed_dim": tensors["visual_projection.weight"].shape[0],
         "text_width": text_width,
         "text_depth": depths[1],
-        "text_num_heads": text["num_attention_heads"],
+        "text_num_heads": whole(text, "num_attention_heads"),
         "text_mlp_dim": hidden[1],
         "text_act": activation(text["hidden_act"]),
         "vocab_size": vocab_size,
@@ -94,9 +97,9 @@ def describe_transformers(config: Mapping | None, tensors: Mapping, given: Mappi
 
 def _read(config: Mapping, name: str, defaults: Mapping) -> dict[str, Any]:
     """A tower's config; where an old file has a `*_config_dict`, too, all of it counts, its defaults included."""
-    own = {**defaults, **(config.get(f"{name}_config") or {})}
-    older = config.get(f"{name}_config_dict")
-    return own if older is None else {**own, **defaults, **older}
+    own = {**defaults, **section(config, f"{name}_config")}
+    older = f"{name}_config_dict"
+    return own if config.get(older) is None else {**own, **defaults, **section(config, older)}
 
 
 def table_transformers(model: CLIP) -> list[Entry]:

@@ -19,6 +19,8 @@ from vision_jax.weights.families.description import (
     pair,
     preprocessing,
     refuse,
+    shape_of,
+    whole,
 )
 from vision_jax.weights.families.entries import conv, dense, norm
 from vision_jax.weights.mapping import Entry
@@ -52,7 +54,7 @@ def read_fields(
         if needed not in tensors:
             raise ConfigError(f"the file is no CLIP with OpenAI's text transformer: it lacks '{needed}'")
     blocks = f"{text}transformer.resblocks."
-    vocab_size, width = tensors[f"{text}token_embedding.weight"].shape
+    vocab_size, width = shape_of(tensors, f"{text}token_embedding.weight", 2)
     fields = {
         "embed_dim": tensors[f"{text}text_projection"].shape[1],
         "text_width": width,
@@ -104,6 +106,7 @@ def _read_resnet(tensors: Mapping, heads: int | None, size: Any, head_width: int
 
 
 def _heads(width: int, head_width: int, field: str) -> int:
+    whole({"head_width": head_width}, "head_width")
     if width % head_width:
         raise LeftOpen(field, f"how many heads there are of width {width} cannot be seen in the file; pass {field}")
     return width // head_width

@@ -8,6 +8,7 @@ field to pass; LeftOpen, which is one, where that is all it takes.
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from vision_jax import limits
 from vision_jax.errors import ConfigError
 from vision_jax.models.registry import create_model
 from vision_jax.weights.mapping import Entry
@@ -56,8 +57,20 @@ class Description(NamedTuple):
 def preprocessing(
     mean_std: Mapping, interpolation: str = "bicubic", resize: str = "crop", crop: float = 1.0
 ) -> dict[str, Any]:
-    """The default of a source: resize "crop" keeps the share `crop` of the short side, "squash" the whole picture."""
-    return {**mean_std, "interpolation": interpolation, "eval_resize": resize, "eval_crop": crop}
+    """The default of a source: resize "crop" keeps the share `crop` of the short side, "squash" the whole picture.
+
+    Raises ConfigError where no picture can be prepared so.
+    """
+    found = {}
+    for name in ("mean", "std"):
+        value = mean_std[name]
+        numbers = value if isinstance(value, list | tuple) and len(value) == 3 else ("none",)
+        if not all(type(x) in (int, float) and abs(x) < 1e6 and (name == "mean" or x > 0) for x in numbers):
+            raise ConfigError(f"pictures have {name}={value!r}, which must be three numbers, one a channel")
+        found[name] = tuple(map(float, numbers))
+    if type(crop) not in (int, float) or not limits.CROP <= crop <= 1:
+        raise ConfigError(f"pictures are cropped to the share {crop!r}, which must be a number from {limits.CROP} to 1")
+    return {**found, "interpolation": interpolation, "eval_resize": resize, "eval_crop": float(crop)}
 
 
 def read_config(config: Mapping | None, defaults: Mapping) -> dict[str, Any]:
@@ -67,9 +80,33 @@ def read_config(config: Mapping | None, defaults: Mapping) -> dict[str, Any]:
     return {**defaults, **config}
 
 
+def section(config: Mapping, name: str) -> Mapping:
+    """The object of that name in a config.json; empty where it is absent or null. Raises ConfigError for anything else."""
+    value = config.get(name)
+    if not isinstance(value, Mapping | None):
+        raise ConfigError(f"the config has {name}={value!r}, which must be an object")
+    return value or {}
+
+
+def whole(config: Mapping, name: str, most: int = limits.MODEL_FIELD, least: int = 1) -> int:
+    """The whole number of that name in a config.json. Raises ConfigError where it is none, or not from least to most."""
+    value = config[name]
+    if type(value) is not int or not least <= value <= most:
+        raise ConfigError(f"the config has {name}={value!r}, which must be a whole number from {least} to {most:,}")
+    return value
+
+
+def real(config: Mapping, name: str) -> float:
+    """The number above 0 of that name in a config.json. Raises ConfigError where it is none."""
+    value = config[name]
+    if type(value) not in (int, float) or not 0 < value < 2**53:
+        raise ConfigError(f"the config has {name}={value!r}, which must be a number above 0")
+    return float(value)
+
+
 def activation(name: str) -> str:
     """Our name of an activation in transformers' config.json. Raises ConfigError where there is none."""
-    if name not in ACTIVATIONS:
+    if not isinstance(name, str) or name not in ACTIVATIONS:
         raise ConfigError(f"config.json has the activation {name!r}, which is none of {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
@@ -77,7 +114,7 @@ def activation(name: str) -> str:
 def pair(value) -> tuple[int, int]:
     """(height, width) of a number or a sequence of two, as config.json has sizes of images and patches."""
     sides = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, list | tuple) else ()
-    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
         raise ConfigError(f"a size must be a positive number, or two for (height, width), and not {value!r}")
     return sides
 
@@ -96,6 +133,10 @@ def count_blocks(names, prefix: str) -> int:
     """How many numbers follow `prefix`, such as "blocks.", in the names, from 0 without a gap."""
     found = {name.removeprefix(prefix).partition(".")[0] for name in names if name.startswith(prefix)}
     count = len(found)
+    if count > limits.LAYERS:
+        raise ConfigError(
+            f"the file has {count:,} blocks under '{prefix}', more than the {limits.LAYERS:,} of any model"
+        )
     if found != {str(i) for i in range(count)}:
         raise ConfigError(f"the file has {count} blocks under '{prefix}', but not the numbers 0 to {count - 1}")
     return count

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from vision_jax import limits
 from vision_jax.errors import ConfigError
 from vision_jax.models.mae import MAE
 from vision_jax.models.registry import create_model
@@ -27,6 +28,7 @@ from vision_jax.weights.families.description import (
     preprocessing,
     read_config,
     shape_of,
+    whole,
 )
 from vision_jax.weights.families.entries import dense, norm
 from vision_jax.weights.mapping import Entry
@@ -62,10 +64,10 @@ def describe_transformers(config: Mapping | None, tensors: Mapping, given: Mappi
     if not fields.pop("qkv_bias"):
         raise ConfigError("config.json has qkv_bias=False, which our MAE cannot; name='vit' takes the encoder alone")
     fields |= {
-        "decoder_width": config["decoder_hidden_size"],
-        "decoder_depth": config["decoder_num_hidden_layers"],
-        "decoder_num_heads": config["decoder_num_attention_heads"],
-        "decoder_mlp_dim": config["decoder_intermediate_size"],
+        "decoder_width": whole(config, "decoder_hidden_size"),
+        "decoder_depth": whole(config, "decoder_num_hidden_layers", limits.LAYERS, least=0),
+        "decoder_num_heads": whole(config, "decoder_num_attention_heads"),
+        "decoder_mlp_dim": whole(config, "decoder_intermediate_size"),
         "mask_ratio": config["mask_ratio"],
         "norm_pix_loss": config["norm_pix_loss"],
     }
@@ -214,9 +216,11 @@ def is_official(tensors: Mapping) -> bool:
 
 
 def _is_fixed(tensor: Tensor, grid: tuple[int, int], width: int) -> bool:
+    if tensor.shape != (1, 1 + grid[0] * grid[1], width):
+        return False
     want = sincos2d(grid, width, prefix=1)
     # Loose enough for bfloat16, and less than what other conventions of such tables differ by.
-    return tensor.shape == want.shape and np.abs(tensor.read().astype(np.float32) - want).max() < 1e-2
+    return np.abs(tensor.read().astype(np.float32) - want).max() < 1e-2
 
 
 def _positions(model: MAE, image_size: tuple[int, int], names: tuple[str, str]) -> dict[str, np.ndarray]:

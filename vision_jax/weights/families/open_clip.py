@@ -18,7 +18,7 @@ from vision_jax.weights.families.clip_openai import (
     table_official,
     tower_of,
 )
-from vision_jax.weights.families.description import Description, LeftOpen, preprocessing, refuse
+from vision_jax.weights.families.description import Description, LeftOpen, preprocessing, real, refuse, section, whole
 from vision_jax.weights.mapping import Entry
 
 # What a config may say of a tower; anything else that it sets is not known here.
@@ -56,8 +56,9 @@ def describe_open_clip(config: Mapping | None, tensors: Mapping, given: Mapping 
     `tensors` may say.
     """
     given = dict(given or {})
-    model, how = (config or {}).get("model_cfg", config) or {}, (config or {}).get("preprocess_cfg")
-    vision, text_cfg = model.get("vision_cfg") or {}, model.get("text_cfg") or {}
+    config = config or {}
+    model, how = section(config, "model_cfg") if "model_cfg" in config else config, section(config, "preprocess_cfg")
+    vision, text_cfg = section(model, "vision_cfg"), section(model, "text_cfg")
     for name, cfg, known in (("vision_cfg", vision, _VISION), ("text_cfg", text_cfg, _TEXT)):
         strange = [key for key, value in cfg.items() if value and key not in known and not key.startswith(_UNUSED)]
         if strange:
@@ -73,7 +74,7 @@ def describe_open_clip(config: Mapping | None, tensors: Mapping, given: Mapping 
             "text_act", "a bare file of open_clip does not show its activation; pass text_act='gelu' or 'quick_gelu'"
         )
     if "text_num_heads" not in given and "heads" in text_cfg:
-        given["text_num_heads"] = text_cfg["heads"]
+        given["text_num_heads"] = whole(text_cfg, "heads")
     text = "text." if "text.token_embedding.weight" in tensors else ""
     size = given.pop("image_size", vision.get("image_size"))
     fields, image_size = read_fields(tensors, text, given, size, vision.get("head_width", 64))
@@ -85,7 +86,7 @@ def describe_open_clip(config: Mapping | None, tensors: Mapping, given: Mapping 
 
 
 def _activation(model: Mapping, tower: Mapping) -> str:
-    arguments = tower.get("act_kwargs") or {}
+    arguments = section(tower, "act_kwargs")
     if not arguments:
         return "quick_gelu" if model.get("quick_gelu") else "gelu"
     if arguments != {"approximate": "tanh"} or model.get("quick_gelu"):
@@ -96,10 +97,10 @@ def _activation(model: Mapping, tower: Mapping) -> str:
 
 
 def _eps(tower: Mapping) -> float:
-    arguments = tower.get("norm_kwargs") or {}
+    arguments = section(tower, "norm_kwargs")
     if arguments.keys() - {"eps"}:
         raise ConfigError(f"the config's norm_kwargs={arguments} are not known here")
-    return arguments.get("eps", 1e-5)
+    return real({"eps": 1e-5, **arguments}, "eps")
 
 
 def _vision_fields(vision: Mapping) -> dict[str, Any]:
@@ -122,13 +123,12 @@ def _text_fields(text: Mapping, vocab_size: int) -> dict[str, Any]:
     return {"text_pool": "last" if pool == "last" else "end", "text_causal": not text.get("no_causal_mask")}
 
 
-def _preprocessing(how: Mapping | None) -> dict[str, Any]:
+def _preprocessing(how: Mapping) -> dict[str, Any]:
     """open_clip's own default is OpenAI's; {} where pictures are padded to a square."""
-    how = how or {}
     resize, interpolation = how.get("resize_mode", "shortest"), how.get("interpolation", "bicubic")
     if resize not in _RESIZE:
         return {}
-    mean_std = {key: tuple(how.get(key, value)) for key, value in OPENAI.items()}
+    mean_std = {key: how.get(key, value) for key, value in OPENAI.items()}
     return preprocessing(mean_std, "bilinear" if interpolation == "bilinear" else "bicubic", _RESIZE[resize])
 
 

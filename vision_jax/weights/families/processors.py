@@ -7,7 +7,7 @@ from typing import Any
 
 from vision_jax.errors import ConfigError
 from vision_jax.weights.families.clip_openai import OPENAI
-from vision_jax.weights.families.description import HALF, preprocessing
+from vision_jax.weights.families.description import HALF, pair, preprocessing, real, whole
 
 _RESAMPLING = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 _DEFAULTS = {"ViT": preprocessing(HALF, "bilinear", "squash"), "CLIP": preprocessing(OPENAI)}
@@ -20,23 +20,24 @@ def read_processor(config: Mapping, defaults: Mapping) -> dict[str, Any]:
     """
     if not (config.get("do_resize", True) and config.get("do_normalize", True) and config.get("do_rescale", True)):
         raise ConfigError("preprocessor_config.json leaves out do_resize, do_rescale or do_normalize")
-    if abs(config.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-3:
+    if abs(real({"rescale_factor": 1 / 255, **config}, "rescale_factor") * 255 - 1) > 1e-3:
         raise ConfigError(f"preprocessor_config.json has rescale_factor={config['rescale_factor']}, not 1 / 255")
-    kind = config.get("image_processor_type") or config.get("feature_extractor_type") or ""
+    kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
     defaults = _DEFAULTS.get(re.split("ImageProcessor|FeatureExtractor", kind)[0], defaults)
     read = dict(defaults)
     for ours, theirs in (("mean", "image_mean"), ("std", "image_std")):
         if theirs in config:
-            read[ours] = tuple(config[theirs])
+            read[ours] = config[theirs]
     if (number := config.get("resample")) is not None:
-        if number not in _RESAMPLING:
+        if type(number) is not int or number not in _RESAMPLING:
             raise ConfigError(f"preprocessor_config.json has resample={number}, not 2 (bilinear) or 3 (bicubic)")
         read["interpolation"] = _RESAMPLING[number]
-    return read | _resizing(config, defaults)
+    read |= _resizing(config, defaults)
+    return preprocessing(read, read["interpolation"], read["eval_resize"], read["eval_crop"])
 
 
 def _resizing(config: Mapping, defaults: Mapping) -> dict[str, Any]:
-    size = config.get("size")
+    size, crop = (_sides(config, name) for name in ("size", "crop_size"))
     if size is None:
         return {}
     crops = config.get("do_center_crop", defaults.get("eval_resize") == "crop")
@@ -44,14 +45,22 @@ def _resizing(config: Mapping, defaults: Mapping) -> dict[str, Any]:
         size = {"shortest_edge": size} if crops else {"height": size, "width": size}
     if "shortest_edge" not in size and not crops:
         return {"eval_resize": "squash", "eval_crop": 1.0}
-    crop = config.get("crop_size")
-    crop = crop if isinstance(crop, int) else min(crop.values()) if crop else None
+    crop = min(crop.values()) if isinstance(crop, Mapping) else crop
     if "shortest_edge" not in size or not crops or crop is None:
         raise ConfigError(
             f"preprocessor_config.json has size={size}, crop_size={crop} and do_center_crop={crops}: neither a squashed "
             "picture nor the centre of one whose short side is resized"
         )
     return {"eval_resize": "crop", "eval_crop": _share(crop, size["shortest_edge"])}
+
+
+def _sides(config: Mapping, name: str) -> int | dict[str, int] | None:
+    """A size as the file has it: pixels, or pixels by names such as "height"."""
+    if isinstance(sizes := config.get(name), list):
+        return dict(zip(("height", "width"), pair(sizes), strict=True))
+    if isinstance(sizes, Mapping):
+        return {side: whole(sizes, side) for side, pixels in sizes.items() if pixels is not None} or None
+    return None if sizes is None else whole(config, name)
 
 
 def _share(size: int, edge: int) -> float:

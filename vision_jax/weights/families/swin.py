@@ -17,7 +17,9 @@ from vision_jax.weights.families.description import (
     pair,
     preprocessing,
     read_config,
+    real,
     refuse,
+    whole,
 )
 from vision_jax.weights.families.entries import conv, dense, norm
 from vision_jax.weights.families.swin_layout import (
@@ -102,8 +104,8 @@ def describe_transformers(config: Mapping | None, tensors: Mapping, given: Mappi
     )
     image_size = pair(given.pop("image_size", config["image_size"]))
     fields = {
-        **shape_fields(tensors, names, version, config["mlp_ratio"]),
-        "window": config["window_size"],
+        **shape_fields(tensors, names, version, real(config, "mlp_ratio")),
+        "window": whole(config, "window_size"),
         "act": activation(config["hidden_act"]),
         "mask_padding": False,
         **given,

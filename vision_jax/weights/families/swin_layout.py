@@ -136,6 +136,8 @@ def one_if_equal(sides) -> int | tuple[int, ...]:
 
 def pretrained_windows(sizes, windows) -> int | tuple[int, ...] | None:
     """The field `pretrained_window` of a size a stage; 0 stands for the stage's own window."""
+    if not isinstance(sizes, list | tuple) or not all(type(side) is int and side >= 0 for side in sizes):
+        raise ConfigError(f"the windows that Swin was pre-trained in must be a whole number a stage, and not {sizes!r}")
     own = [max(window) for window in windows]
     sizes = tuple(size or side for size, side in zip(sizes, own, strict=False))  # transformers' default has four
     return None if list(sizes) == own else sizes

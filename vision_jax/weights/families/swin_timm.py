@@ -23,6 +23,7 @@ from vision_jax.weights.families.description import (
     pair,
     preprocessing,
     refuse,
+    section,
 )
 from vision_jax.weights.families.entries import conv, dense, norm
 from vision_jax.weights.families.swin_layout import (
@@ -62,7 +63,7 @@ def describe_timm(config: Mapping | None, tensors: Mapping, given: Mapping | Non
     A bare file of V2 does not show its window, nor from which `pretrained_window` it was fine-tuned.
     """
     config, given = config or {}, dict(given or {})
-    args, source = config.get("model_args") or {}, config.get("pretrained_cfg") or {}
+    args, source = section(config, "model_args"), section(config, "pretrained_cfg")
     for name, known in {"global_pool": ("avg",), "always_partition": (False,), "head_dim": (None,)}.items():
         if args.get(name, known[0]) not in known:
             raise ConfigError(f"the file's model_args have {name}={args[name]!r}, which Swin does not know here")

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from vision_jax import limits
 from vision_jax.errors import ConfigError
 from vision_jax.models.registry import create_model
 from vision_jax.models.vit import ViT
@@ -18,8 +19,10 @@ from vision_jax.weights.families.description import (
     pair,
     preprocessing,
     read_config,
+    real,
     refuse,
     shape_of,
+    whole,
 )
 from vision_jax.weights.families.entries import conv, dense, norm
 from vision_jax.weights.families.vit_google import describe_official, table_official
@@ -91,13 +94,13 @@ def encoder_fields(config: Mapping) -> dict[str, Any]:
     """Fields of `create_model` that ViTConfig and ViTMAEConfig say."""
     patch = config["patch_size"]
     return {
-        "patch_size": patch if isinstance(patch, int) else pair(patch),
-        "width": config["hidden_size"],
-        "depth": config["num_hidden_layers"],
-        "num_heads": config["num_attention_heads"],
-        "mlp_dim": config["intermediate_size"],
+        "patch_size": pair(patch)[0] if isinstance(patch, int) else pair(patch),
+        "width": whole(config, "hidden_size"),
+        "depth": whole(config, "num_hidden_layers", limits.LAYERS, least=0),
+        "num_heads": whole(config, "num_attention_heads"),
+        "mlp_dim": whole(config, "intermediate_size"),
         "act": activation(config["hidden_act"]),
-        "norm_eps": config["layer_norm_eps"],
+        "norm_eps": real(config, "layer_norm_eps"),
         "qkv_bias": config["qkv_bias"],
     }
 

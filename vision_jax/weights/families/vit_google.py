@@ -7,6 +7,7 @@ class. Positions have had three places, and layers may be stacked along a leadin
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from vision_jax import limits
 from vision_jax.errors import ConfigError
 from vision_jax.models.registry import create_model
 from vision_jax.models.vit import ViT
@@ -126,10 +127,13 @@ def _blocks(names: Names, i: int) -> str:
 
 def _depth(tensors: Mapping, names: Names) -> int:
     if names.is_stacked:
-        return shape_of(tensors, f"{_blocks(names, 0)}/LayerNorm_0/scale", 2)[0]
-    return sum(
-        name.startswith(f"{names.prefix}{_STACKED}_") and name.endswith("/LayerNorm_0/scale") for name in tensors
-    )
+        depth = shape_of(tensors, f"{_blocks(names, 0)}/LayerNorm_0/scale", 2)[0]
+    else:
+        start = f"{names.prefix}{_STACKED}_"
+        depth = sum(name.startswith(start) and name.endswith("/LayerNorm_0/scale") for name in tensors)
+    if depth > limits.LAYERS:
+        raise ConfigError(f"the file has {depth:,} blocks, more than the {limits.LAYERS:,} of any model")
+    return depth
 
 
 def _outputs(tensors: Mapping, kernel: str) -> int | None:

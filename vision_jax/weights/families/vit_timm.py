@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from vision_jax import limits
 from vision_jax.errors import ConfigError
 from vision_jax.models.layers import ACTIVATIONS, choose
 from vision_jax.models.registry import create_model
@@ -27,7 +28,9 @@ from vision_jax.weights.families.description import (
     pair,
     preprocessing,
     refuse,
+    section,
     shape_of,
+    whole,
 )
 from vision_jax.weights.families.entries import conv, dense, norm
 from vision_jax.weights.mapping import Entry
@@ -44,7 +47,7 @@ _ROOTS = ("patch_embed.backbone.stem", "patch_embed.backbone")
 def describe_timm(config: Mapping | None, tensors: Mapping, given: Mapping | None = None) -> Description:
     """timm's VisionTransformer: config.json of a hub folder, or None for a bare file."""
     config, given = config or {}, dict(given or {})
-    args, source = config.get("model_args") or {}, config.get("pretrained_cfg") or config
+    args, source = section(config, "model_args"), section(config, "pretrained_cfg") or config
     name = str(config.get("architecture", "")).partition(".")[0]
     if "_rpn_" in name:
         raise ConfigError(f"'{name}' normalises after its branches, which our ViT does not")
@@ -53,7 +56,7 @@ def describe_timm(config: Mapping | None, tensors: Mapping, given: Mapping | Non
     sizes = [args.get("img_size"), (source.get("input_size") or [None])[1:]]
     fields, image_size = read_fields(tensors, given, [pair(size) for size in sizes if size])
     pool = args.get("global_pool", config.get("global_pool", _pool_of(tensors)))
-    if pool not in _POOLS:
+    if not isinstance(pool, str) or pool not in _POOLS:
         raise ConfigError(f"the file's global_pool={pool!r} is none of {', '.join(map(repr, _POOLS))}")
     if pool == "map" and (fields["cls_token"] or fields["num_registers"]):
         raise ConfigError("timm's attention pooling leaves out cls and registers, which ours attends to")
@@ -61,7 +64,8 @@ def describe_timm(config: Mapping | None, tensors: Mapping, given: Mapping | Non
     if "act" not in given:
         fields["act"] = _activation_of(name, args, fields["pre_norm"])
     if "num_heads" not in given:
-        fields["num_heads"] = args.get("num_heads") or _HEADS_OF.get(name) or heads_of(fields["width"], "num_heads")
+        said = whole(args, "num_heads") if args.get("num_heads") else None
+        fields["num_heads"] = said or _HEADS_OF.get(name) or heads_of(fields["width"], "num_heads")
     return _described({**fields, **given}, image_size, preprocessing_of(source), tensors)
 
 
@@ -161,8 +165,12 @@ def heads_of(width: int, field: str) -> int:
 
 def stem_of(tensors: Mapping) -> tuple[int, ...] | None:
     """Bottlenecks in each stage of a hybrid's ResNet; None without one."""
-    found = [re.match(r"patch_embed\.backbone\.stages\.(\d+)\.blocks\.(\d+)\.conv1\.weight", name) for name in tensors]
+    found = [
+        re.match(r"patch_embed\.backbone\.stages\.(\d{1,9})\.blocks\.(\d+)\.conv1\.weight", name) for name in tensors
+    ]
     stages = [int(match[1]) for match in found if match]
+    if max(stages, default=0) > limits.LAYERS:
+        raise ConfigError(f"the file's ResNet has a stage of the number {max(stages)}")
     if not stages and not any(f"{root}.conv.weight" in tensors for root in _ROOTS):
         return None
     return tuple(stages.count(stage) for stage in range(max(stages, default=-1) + 1))
@@ -191,7 +199,7 @@ def preprocessing_of(source: Mapping) -> dict[str, Any]:
         return {}
     interpolation = source.get("interpolation") if source.get("interpolation") == "bilinear" else "bicubic"
     resize = "squash" if crop_mode == "squash" else "crop"
-    mean_std = {key: tuple(source[key]) for key in ("mean", "std")}
+    mean_std = {key: source.get(key) for key in ("mean", "std")}
     return preprocessing(mean_std, interpolation, resize, crop)
 
 

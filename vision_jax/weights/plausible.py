@@ -1,0 +1,78 @@
+"""Whether the model that a file describes may be built: its numbers come from a stranger, and tracing it takes memory."""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vision_jax import limits
+from vision_jax.errors import ConfigError, RunError, Stopped
+from vision_jax.files import printable
+from vision_jax.models.clip import CLIP
+from vision_jax.models.mae import MAE
+from vision_jax.models.swin import Swin
+from vision_jax.models.vit import ViT
+from vision_jax.ops.patches import as_pair, grid_of
+from vision_jax.ops.windows import Pair
+from vision_jax.weights.families.swin_layout import fitted_windows, stage_maps
+from vision_jax.weights.tensors import reason
+
+_LONGEST_MESSAGE = 1000  # characters
+_DEPTHS = ("depth", "depths", "blocks", "stem", "text_depth", "decoder_depth")
+
+
+@contextlib.contextmanager
+def described_by(path) -> Iterator[None]:
+    """Turns whatever a description that makes no model raises into a ConfigError of one line that begins with `path`."""
+    shown = printable(path, _LONGEST_MESSAGE)
+    try:
+        yield
+    except ConfigError as error:
+        message = printable(error, _LONGEST_MESSAGE)  # which may name the path, or a file in it, already
+        raise ConfigError(message if message.startswith(f"'{shown}") else f"'{shown}': {message}") from error
+    except (RunError, Stopped):
+        raise
+    except Exception as error:  # of jax and flax while they trace it, and of whatever a type unforeseen breaks
+        raise ConfigError(f"'{shown}': what it says of its model makes none ({reason(error)})") from error
+
+
+def check_model(model, fields: Mapping[str, Any], image_size: Pair) -> None:
+    """Raises ConfigError where tracing the model would take far more time or memory than any published one."""
+    check_fields(fields)
+    if max(image_size) > limits.FILE_IMAGE_SIDE:
+        raise ConfigError(
+            f"it is for images of {printable(image_size)}, and none of more than {limits.FILE_IMAGE_SIDE} pixels a side is read"
+        )
+    if isinstance(model, CLIP):
+        _check_pairs("texts", model.context_length, model.context_length)
+        model = model.image_module(parent=None)
+    if isinstance(model, Swin):
+        windows = [window for window, _ in fitted_windows(model, image_size)]
+        for size, window in zip(stage_maps(model, image_size), windows, strict=True):
+            padded = math.prod(side + -side % length for side, length in zip(size, window, strict=True))
+            _check_pairs("windows", max(padded, math.prod(window)), math.prod(window))
+    elif isinstance(model, ViT | MAE) and (kind := getattr(model, "posemb", "sincos2d")):  # MAE has no other
+        grid = model.grid(image_size) if isinstance(model, ViT) else grid_of(image_size, as_pair(model.patch_size))
+        places = math.prod(grid)
+        if kind == "relative":
+            _check_pairs("images", places, places)
+        if "sincos" in kind and places * max(model.width, getattr(model, "decoder_width", 0)) > limits.POSITIONS:
+            raise ConfigError(f"its table of positions for images of {image_size} is larger than any that is computed")
+
+
+def _check_pairs(what: str, rows: int, columns: int) -> None:
+    if rows * columns > limits.PAIRS:
+        raise ConfigError(
+            f"its {what} have {rows} x {columns} pairs of tokens, more than the {limits.PAIRS:,} of any model"
+        )
+
+
+def check_fields(fields: Mapping[str, Any]) -> None:
+    """Raises ConfigError where a number among a model's fields is larger than that of any model, or is none."""
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            check_fields(value)
+        for number in value if isinstance(value, tuple | list) else (value,):
+            most = limits.LAYERS if name in _DEPTHS else limits.MODEL_FIELD
+            if isinstance(number, int | float) and not -most <= number <= most:
+                raise ConfigError(f"model field '{name}' is {printable(number)}, and no model has more than {most:,}")
