@@ -59,6 +59,8 @@ def test_random_command_lines(command_lines, kind, monkeypatch):
         ["model.norm_eps=0.0"],
         ["model.dtype=float32"],
         ["model.num_heads=7"],
+        ["model.pool=none"],
+        ["model.head_bias_init=1e308"],
         ["data.image_size=1000000000"],
         ["data.image_size=16384", "model.patch_size=1"],
         ["data.mean=('a','b','c')"],
