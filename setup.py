@@ -5,7 +5,7 @@ import pathlib
 from setuptools import find_packages, setup
 
 # Ranges that the tests have run on: Python 3.11 with jax 0.10.2, and 3.12 with jax 0.12.
-CORE = ["jax>=0.10.2,<0.13", "flax>=0.12.8,<0.13", "numpy>=2.0,<3"]
+CORE = ["jax>=0.10.2,<0.13", "flax>=0.12.8,<0.13", "numpy>=2.0,<3", "ml_collections>=1.1,<2"]
 TRAIN = [
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.8,<0.13",

@@ -18,6 +18,7 @@ imports neither jax nor any model, so that config files load anywhere at once.
 import difflib
 import json
 import math
+import re
 import typing
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any, NamedTuple
@@ -208,6 +209,9 @@ SCHEMA = {
 # fmt: on
 
 
+_IDENTIFIER = re.compile(r"[A-Za-z]\w*", re.ASCII)  # of a model's field
+
+
 class Section(MutableMapping, ml_collections.ConfigDict):
     """A section of the config: a mapping, also by attributes, whose keys, types and choices come from the schema.
 
@@ -226,7 +230,7 @@ class Section(MutableMapping, ml_collections.ConfigDict):
 
     def __setitem__(self, name: str, value: Any) -> None:
         entry = self._schema.get(name) if isinstance(name, str) else None
-        if entry is None and not (self._open and isinstance(name, str) and name.isidentifier()):
+        if entry is None and not (self._open and isinstance(name, str) and _IDENTIFIER.fullmatch(name)):
             raise self._unknown(name, self._schema)
         if isinstance(entry, Key):
             self._fields[name] = check(f"{self._path}{name}", entry, value)

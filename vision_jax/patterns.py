@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterable
 
 from vision_jax.errors import ConfigError
@@ -31,7 +32,8 @@ def compile_pattern(what: str, pattern: str, names: Iterable[str]) -> re.Pattern
     would not end: a pattern that may be such is tried in a process of its own.
     """
     try:
-        compiled = re.compile(pattern)
+        with warnings.catch_warnings(action="ignore"):  # of notations that may come to mean something else
+            compiled = re.compile(pattern)
     except (re.error, TypeError, OverflowError, RecursionError) as error:
         raise ConfigError(f"{what}: {shown(pattern)} is no regular expression ({error})") from None
     if _SUSPECT.search(pattern) and not _ends(pattern, list(names)):

@@ -17,9 +17,11 @@ import json
 import os
 import sys
 
+from vision_jax import limits
 from vision_jax.command_line import Parser, apply_overrides, load_config, report_errors
 from vision_jax.errors import ConfigError
 from vision_jax.planning.topology import CHIPS, ENVIRONMENT, Topology, parse_topology, tpu_devices
+from vision_jax.values import shown
 
 PRESENT = ("", "cpu", "gpu")
 
@@ -39,8 +41,9 @@ def parse(argv: list[str]):
     args, overrides = parser.parse_known_args(argv)
     config = load_config(args.config)
     apply_overrides(overrides, config, ("--topology", "--search", "--trials", "--examples", "--classes", "--json"))
-    if args.trials < 1:
-        raise ConfigError(f"--trials must be at least 1, got {args.trials}")
+    for name in ("trials", "examples", "classes"):
+        if (number := getattr(args, name)) is not None and not 1 <= number < limits.STEPS:
+            raise ConfigError(f"--{name} must lie between 1 and {limits.STEPS - 1}, got {shown(number)}")
     return args, config
 
 

@@ -13,7 +13,8 @@ def plain(what: str, value: Any, depth: int = 0) -> Any:
     """`value` with lists as tuples, so that it hashes and compares equal to what JSON gives back.
 
     Raises ConfigError that begins with `what`: for another type than None, bool, int, float, str, list, tuple and a
-    mapping from names; for numbers that are not finite or past 64 bits; for texts that no file name can hold.
+    mapping from names; for numbers that are not finite, or past 64 bits or a float32; for texts that no file name can
+    hold.
     """
     if depth > limits.VALUE_DEPTH:
         raise ConfigError(f"{what}: lists nested more than {limits.VALUE_DEPTH} deep")
@@ -29,6 +30,8 @@ def plain(what: str, value: Any, depth: int = 0) -> Any:
         raise ConfigError(f"{what}: a number past 64 bits, {shown(value)}")
     if type(value) is float and not math.isfinite(value):
         raise ConfigError(f"{what} must be finite, got {value}")
+    if type(value) is float and abs(value) > limits.FLOAT:
+        raise ConfigError(f"{what} must be a float32, at most {limits.FLOAT:.2g}; got {value}")
     if not (value is None or type(value) in (bool, int, float)):
         raise ConfigError(
             f"{what} takes numbers, texts, True, False, None and lists of them,"

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+import vision_jax as vj
 from vision_jax.config import base_config
 from vision_jax.data import open_source
 from vision_jax.tasks import make_task
@@ -133,3 +134,15 @@ def test_a_locked_resnet_of_a_clip_gives_what_evaluation_gives(remat):
     np.testing.assert_allclose(image, expected, rtol=1e-5, atol=1e-6)
     chex.assert_trees_all_equal(updated["batch_stats"], variables["batch_stats"])
     assert np.abs(jax.jit(lambda: embed(True))()[0][0] - image).max() > 1e-3  # where it is not locked
+
+
+def test_a_frozen_stack_of_scanned_layers_is_called_as_ever():
+    """Which flax does by a function of its own."""
+    model = vj.create_model(
+        "vit_ti16", patch_size=8, width=8, depth=2, num_heads=1, mlp_dim=8, scan=True, num_classes=2
+    )
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+    trains = {name: jax.tree.map(lambda _, n=name: n == "head", p) for name, p in variables["params"].items()}
+    with frozen_as_evaluated(trains):
+        shape = jax.eval_shape(lambda: model.apply(variables, jnp.zeros((3, 16, 16, 3)), train=True)).shape
+    assert shape == (3, 2)

@@ -181,6 +181,15 @@ def test_bad_patterns_name_the_key(optimizer, message):
         groups_of(vit_shapes(), **optimizer)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "said"), [(r"[[a]x", "matches no"), (r"([a-z/_0-9]*)*!", "takes too long"), (3, "no regular")]
+)
+def test_odd_patterns_end_in_one_line(pattern, said, recwarn):
+    with pytest.raises(ConfigError, match=said):
+        groups_of(vit_shapes(), freeze=(pattern,))
+    assert not recwarn.list
+
+
 def test_layer_decay_without_blocks():
     with pytest.raises(ConfigError, match="layer_decay': the model has no 'blocks_0'"):
         groups_of(OUTSIDE, layer_decay=0.9)

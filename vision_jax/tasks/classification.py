@@ -46,6 +46,10 @@ class Classification(Task):
         logits, updated = self.model.apply(
             variables, images, train=train, rngs=rngs, mutable=collections if train else []
         )
+        if getattr(logits, "shape", ()) != targets.shape:
+            raise ConfigError(
+                f"config.model asks for a {self.config.model.name} that does not end in logits of a whole image"
+            )
 
         valid = batch["mask"].astype(jnp.float32)
         count = valid.sum()

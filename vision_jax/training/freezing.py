@@ -19,9 +19,9 @@ def frozen_as_evaluated(trains: Mapping | None) -> Iterator[None]:
 
     def intercept(call, args, kwargs, context):
         module = context.module
-        if module.scope is None or not is_frozen(trains, module.path):
+        method = getattr(type(module), context.method_name, None)  # None: a function that scans it
+        if method is None or module.scope is None or not is_frozen(trains, module.path):
             return call(*args, **kwargs)
-        method = getattr(type(module), context.method_name)
         bound = inspect.signature(method).bind(module, *args, **kwargs)
         if bound.arguments.get("train"):
             bound.arguments["train"] = False

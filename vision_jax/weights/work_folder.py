@@ -77,7 +77,7 @@ def read_run_record(workdir: pathlib.Path) -> dict[str, Any]:
 def checkpoint_steps(folder: pathlib.Path) -> list[int]:
     """Steps of the checkpoints in a folder of them, rising; [] where there is no such folder."""
     names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
-    return sorted(int(name) for name in names if name.isdecimal() and name.isascii() and len(name) < 12)
+    return sorted(int(name) for name in names if name.isascii() and name.isdecimal() and name == str(int(name[:12])))
 
 
 def metric_rows(workdir: pathlib.Path) -> list[dict]:
