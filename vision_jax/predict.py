@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from vision_jax.command_line import Parser, add_source_arguments, report_errors, source_arguments
 from vision_jax.errors import ConfigError
+from vision_jax.files import printable
 
 THREADS = 4  # that read and decode pictures
 
@@ -84,7 +85,7 @@ def every_picture(function: Callable, variables: dict, source, transform, batch_
                 chunk = source.paths[start : start + size]
                 pictures = dict(zip(chunk, pool.map(lambda path: _read(path, transform), chunk), strict=True))
                 for path in [path for path, picture in pictures.items() if isinstance(picture, str)]:
-                    tqdm.write(f"skipped {path}: {pictures.pop(path)}", file=sys.stderr)
+                    tqdm.write(f"skipped {printable(path)}: {pictures.pop(path)}", file=sys.stderr)
                 if pictures:
                     images = np.stack(list(pictures.values()))
                     padding = [(0, size - len(images)), (0, 0), (0, 0), (0, 0)]
@@ -104,8 +105,8 @@ def _read(path: pathlib.Path, transform) -> np.ndarray | str:
 
     try:
         return transform(path)
-    except (BrokenImage, OSError) as error:
-        return getattr(error, "strerror", None) or str(error)
+    except BrokenImage as error:
+        return printable(error, 400)
 
 
 def classes_of(labels: str) -> tuple:
@@ -167,7 +168,7 @@ def show(rows: Iterator[tuple], names: Sequence[str], top: int, as_json: bool) -
             found = [{"label": names[i], "index": int(i), "probability": float(row[i])} for i in best]
             tqdm.write(json.dumps({"file": str(path), "predictions": found}))
         else:
-            tqdm.write("\n".join([str(path), *(f"{row[i]:8.2%}  {names[i]}" for i in best)]))
+            tqdm.write("\n".join([printable(path), *(f"{row[i]:8.2%}  {printable(names[i])}" for i in best)]))
 
 
 def write_features(path: pathlib.Path, rows: list[tuple]) -> None:

@@ -25,6 +25,7 @@ from multiprocessing import get_context
 
 import numpy as np
 
+from vision_jax import limits
 from vision_jax.command_line import Parser, report_errors
 from vision_jax.data import curation
 from vision_jax.data.shards import selection
@@ -32,6 +33,7 @@ from vision_jax.data.shards.index import index_of, read_indexes
 from vision_jax.data.shards.pairs import Shard, find_shard, read_captions
 from vision_jax.data.sources.wds import describe, expand
 from vision_jax.errors import ConfigError
+from vision_jax.files import printable, read_regular
 
 _SHOWN = 20  # queries that the report names
 
@@ -39,11 +41,11 @@ _SHOWN = 20  # queries that the report names
 def read_queries(path: str) -> tuple[list[str], collections.Counter]:
     """The distinct normalised queries of a file, in its order, and how many of its lines were "merged" or "wordless"."""
     try:
-        text = pathlib.Path(path).expanduser().read_text(encoding="utf-8-sig")
+        text = read_regular(os.path.expanduser(path), limits.QUERIES_BYTES).decode("utf-8-sig")
     except OSError as error:
-        raise ConfigError(f"--queries: cannot read '{path}': {error.strerror}") from None
+        raise ConfigError(f"--queries: cannot read '{printable(path)}': {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"--queries: '{path}' is not UTF-8 text (byte {error.start})") from None
+        raise ConfigError(f"--queries: '{printable(path)}' is not UTF-8 text (byte {error.start})") from None
     lines = [curation.normalize(line) for line in text.splitlines() if line.strip()]
     queries = list(dict.fromkeys(filter(None, lines)))
     if not queries:
@@ -64,7 +66,7 @@ def match_shards(shards: Sequence[Shard], queries: Sequence[str], workers: int) 
         try:
             return curation.concatenate(_watched(parts, len(shards)))
         except OSError as error:
-            raise ConfigError(f"--shards: {error}") from error
+            raise ConfigError(f"--shards: {printable(error, 400)}") from error
 
 
 def _start(queries: Sequence[str]) -> None:

@@ -92,7 +92,7 @@ def every_caption(source, spec) -> tuple[list[str], np.ndarray]:
     for id in range(len(source)):
         try:
             example = source[id]
-        except (OSError, BrokenImage):
+        except BrokenImage:
             continue
         if "captions" not in example:
             raise ConfigError(
