@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from vision_jax.config import Section, nearest
 from vision_jax.errors import ConfigError, RunError, Stopped
+from vision_jax.files import printable
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,7 +30,7 @@ def report_errors(command: Callable[[], None]) -> Callable[[], None]:
         try:
             command()
         except (ConfigError, RunError) as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"error: {printable(' '.join(str(error).split()), 2000)}", file=sys.stderr)
             sys.exit(2 if isinstance(error, ConfigError) else 1)
         except Stopped as stop:
             print(stop, file=sys.stderr)
