@@ -5,6 +5,7 @@ import ast
 import functools
 import importlib.util
 import inspect
+import os
 import pathlib
 import sys
 import typing
@@ -43,9 +44,9 @@ def load_config(spec: str) -> Section:
     """The config of "FILE" or "FILE:ARG": what `get_config()` or `get_config(ARG)` in the file returns."""
     name, _, arg = spec.partition(":")
     path = pathlib.Path(name)
-    if not path.is_file():
-        folder = path.parent if path.parent.is_dir() else pathlib.Path("configs")
-        known = [str(p) for p in folder.glob("*.py")]
+    if not os.path.isfile(path):
+        folder = path.parent if os.path.isdir(path.parent) else pathlib.Path("configs")
+        known = [str(p) for p in folder.glob("*.py") if p.is_file()]
         raise ConfigError(f"no config file at '{name}'{nearest(name, known) if known else ''}")
     try:
         module_spec = importlib.util.spec_from_file_location(path.stem, path)

@@ -11,6 +11,7 @@ PICTURE_FILE_BYTES = 256 * 2**20  # of an encoded picture
 PICTURE_MEMORY = (
     432 * 2**20
 )  # of decoding a picture, by estimate; resizing takes the rest (config key data.picture_memory)
+PICTURE_SIDE = 2**20  # pixels; a resize's weights take 64 bytes a pixel of its sides
 PICTURE_READS = 2**20  # of parts of an encoded picture, a few of which make a chunk or block
 PICTURE_COMMENTS = 1000  # in a PPM of digits: each makes Pillow copy a megabyte
 PICTURE_STRIPS = 2**18  # strips or tiles of a TIFF

@@ -4,7 +4,10 @@ Pillow stores three channels in four bytes a pixel. What its decoders need besid
 any pixel is decoded.
 """
 
+import contextlib
+import ctypes
 import io
+import logging
 import os
 import struct
 import warnings
@@ -23,8 +26,11 @@ _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2
 _IN_PYTHON = ("ppm", "ppm_plain", "bmp_rle")  # decoders of Pillow's that loop over pixels in Python
 _STRIP_OFFSETS, _ROWS_PER_STRIP, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _ORIENTATION = 273, 278, 322, 323, 324, 274
 
-# What Pillow has to say of a stranger's file is told by BrokenImage, or of no use to its reader.
+# What Pillow and libtiff print of a stranger's file is told by BrokenImage, or of no use to its reader.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+with contextlib.suppress(OSError, AttributeError):  # where Pillow hides its libtiff, lines more are printed
+    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 
 
 class BrokenImage(ValueError):
@@ -143,6 +149,8 @@ def _check_header(picture: Image.Image, data: bytes, memory: int) -> None:
     if not pixels:
         raise BrokenImage("it has no pixels")
     size = f"{picture.width:,} x {picture.height:,} pixels"
+    if max(picture.size) > limits.PICTURE_SIDE:
+        raise BrokenImage(f"{size}, more than the {limits.PICTURE_SIDE:,} a side that are read")
     needed = pixels * _bytes_a_pixel(picture, data) + _tiff_buffers(picture)
     if needed > memory:
         raise BrokenImage(
@@ -156,9 +164,9 @@ def _check_header(picture: Image.Image, data: bytes, memory: int) -> None:
 
 def _bytes_a_pixel(picture: Image.Image, data: bytes) -> int:
     """What the decoder's and Pillow's pictures take, and the one in RGB."""
-    needed = _STORED.get(picture.mode, 4) + (4 if picture.mode != "RGB" else 0)
     if picture.format == "WEBP":
-        return needed + 20  # libwebp's own picture, two canvases, what it returns, and that as bytes
+        return 20  # measured: libwebp's own picture, two canvases, and what it returns besides
+    needed = _STORED.get(picture.mode, 4) + (4 if picture.mode != "RGB" else 0)
     if picture.format in ("JPEG", "MPO") and not _is_one_scan(picture, data):
         needed += 2 * len(picture.getbands())  # all coefficients, which scans add to
     if picture.format == "TIFF" and _ORIENTATION in picture.tag_v2:
@@ -176,7 +184,7 @@ def _is_one_scan(picture: Image.Image, data: bytes) -> bool:
 
 
 def _tiff_buffers(picture: Image.Image) -> int:
-    """Bytes of libtiff's buffers, one strip or tile as it is stored and as RGBA: up to eight and four bytes a pixel."""
+    """Bytes of libtiff's buffers, one strip or tile as it is stored: up to eight bytes a pixel."""
     if picture.format != "TIFF" or picture.tile[0][0] != "libtiff":
         return 0
     tags = picture.tag_v2
@@ -185,4 +193,4 @@ def _tiff_buffers(picture: Image.Image) -> int:
     if not all(isinstance(side, int) for side in (width, height, rows)):
         raise BrokenImage("its strips or tiles have no size")
     is_tiled = _TILE_WIDTH in tags or _TILE_LENGTH in tags
-    return 12 * width * (height if is_tiled else min(rows, height))
+    return 8 * width * (height if is_tiled else min(rows, height))

@@ -43,7 +43,7 @@ class Preprocessing:
     def pixels(self, picture) -> np.ndarray:
         """uint8[height, width, 3], before normalisation."""
         if isinstance(picture, str | os.PathLike):
-            picture = read_picture(pathlib.Path(picture).expanduser())
+            picture = read_picture(os.path.expanduser(picture))
         picture = to_rgb(picture) if isinstance(picture, Image.Image) else decode(picture)
         squash = self.eval_resize == "squash"
         transform = EvalTransform(self.image_size, self.interpolation, squash, self.eval_crop, self.crop_rounding)

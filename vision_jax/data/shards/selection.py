@@ -8,6 +8,7 @@ index; those of shard i are rows[starts[i]:starts[i + 1]].
 import io
 import json
 import os
+import re
 import struct
 import zipfile
 from collections.abc import Sequence
@@ -22,6 +23,9 @@ from vision_jax.files import allowance, open_regular, parse_json, printable
 
 SUFFIX = ".npz"
 _DTYPES = {"shards": "|u1", "sizes": "<i8", "lengths": "<i8", "starts": "<i8", "rows": "<u4"}
+_HEADER = re.compile(
+    rb"\{'descr': '([^']*)', 'fortran_order': False, 'shape': \((\d{1,15}),\), \} *\n"
+)  # as NumPy writes it
 _PART = limits.SELECTION_PART_BYTES // 2  # of an array that is read at once
 
 
@@ -107,12 +111,13 @@ def _array(archive: zipfile.ZipFile, name: str, dtype: str) -> np.ndarray:
     if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
         raise ValueError(f"its '{name}' is compressed")
     with archive.open(info) as member:
-        if np.lib.format.read_magic(member) != (1, 0):
-            raise ValueError(f"its '{name}' is of another version")
-        shape, _, found = np.lib.format.read_array_header_1_0(member)
+        start = member.read(10)
+        header = _HEADER.fullmatch(member.read(int.from_bytes(start[8:], "little")))
         size = info.file_size - member.tell()
-        if found != np.dtype(dtype) or len(shape) != 1 or shape[0] * found.itemsize != size:
-            raise ValueError(f"its '{name}' is {found}{list(shape)} in {size} bytes, not {dtype}")
+        if start[:8] != b"\x93NUMPY\x01\x00" or header is None or header[1].decode() != dtype:
+            raise ValueError(f"its '{name}' is not one row of {dtype}")
+        if int(header[2]) * np.dtype(dtype).itemsize != size:
+            raise ValueError(f"its '{name}' has {size:,} bytes where it says {header[2].decode()} numbers")
         content = bytearray(size)
         view = memoryview(content)
         for start in range(0, size, _PART):

@@ -19,11 +19,11 @@ class Pictures:
 
     def __init__(self, names: Sequence[str], what: str = "IMAGE"):
         self.paths: list[pathlib.Path] = []
-        for path in (pathlib.Path(name).expanduser() for name in names):
-            if path.is_dir():
-                self.paths += sorted(map(pathlib.Path, _below(str(path))))
-            elif path.is_file():
-                self.paths.append(path)
+        for path in map(os.path.expanduser, names):
+            if os.path.isdir(path):
+                self.paths += sorted(map(pathlib.Path, _below(path)))
+            elif os.path.isfile(path):
+                self.paths.append(pathlib.Path(path))
             else:
                 raise ConfigError(f"{what}: there is neither a file nor a folder '{printable(path)}'")
         if not self.paths:

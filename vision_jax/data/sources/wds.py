@@ -93,21 +93,22 @@ def expand(pattern: str) -> list[str]:
         ConfigError: braces that are neither a range {000..099} nor a list {a,b}, or a pattern that matches no file or
             more than `limits.SHARDS`.
     """
+    shown = printable(pattern)
     parts = re.split(r"\{([^{}]*)\}", os.path.expanduser(pattern))
     if any(brace in text for text in parts[::2] for brace in "{}"):
-        raise ConfigError(f"the braces of 'wds:{pattern}' do not match; expected such as 'PATH/{{000..099}}.tar'")
-    choices = [_braces(part, pattern) if i % 2 else [part] for i, part in enumerate(parts)]
+        raise ConfigError(f"the braces of 'wds:{shown}' do not match; expected such as 'PATH/{{000..099}}.tar'")
+    choices = [_braces(part, shown) if i % 2 else [part] for i, part in enumerate(parts)]
     if math.prod(map(len, choices)) > limits.SHARDS:
-        raise ConfigError(f"'wds:{pattern}' names more than {limits.SHARDS:,} shards")
+        raise ConfigError(f"'wds:{shown}' names more than {limits.SHARDS:,} shards")
     paths = []
     for path in map("".join, itertools.product(*choices)):
         if "*" in path or "?" in path:
             found = sorted(glob.glob(path.replace("[", "[[]")))
             if not found:
-                raise ConfigError(f"no file matches 'wds:{path}'")
+                raise ConfigError(f"no file matches 'wds:{printable(path)}'")
             paths += found
             if len(paths) > limits.SHARDS:
-                raise ConfigError(f"'wds:{pattern}' names more than {limits.SHARDS:,} shards")
+                raise ConfigError(f"'wds:{shown}' names more than {limits.SHARDS:,} shards")
         else:
             paths.append(path)
     return paths
@@ -123,7 +124,9 @@ def _braces(inside: str, pattern: str) -> Sequence[str]:
         width = max(map(len, match.groups())) if padded else 0
         return [f"{number:0{width}d}" for number in range(first, last + 1)]
     if match or "," not in inside:
-        raise ConfigError(f"'{{{inside}}}' in 'wds:{pattern}' must be a rising range {{000..099}} or a list {{a,b}}")
+        raise ConfigError(
+            f"'{{{printable(inside)}}}' in 'wds:{pattern}' must be a rising range {{000..099}} or a list {{a,b}}"
+        )
     return inside.split(",")
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import os
 import pathlib
 import re
 import zlib
@@ -37,8 +38,8 @@ def find_vocabulary(where: str) -> Vocabulary:
     """The vocabulary of a file, folder or hub id; where `where` is empty, that of an installed package."""
     if not where:
         return read_vocabulary(_installed_file())
-    path = pathlib.Path(where).expanduser()
-    if path.exists():
+    path = pathlib.Path(os.path.expanduser(where))
+    if os.path.exists(path):
         return read_vocabulary(path)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", where) and not where.endswith((".gz", ".txt", ".json")):
         return _from_hub(where)
@@ -131,12 +132,16 @@ def _unpacked(path: pathlib.Path) -> bytes:
     if not stream.eof:
         kind = "more" if stream.unconsumed_tail else "less"
         raise ValueError(f"it unpacks to {kind} than it should ({limits.VOCABULARY_BYTES:,} bytes at most)")
+    if stream.unused_data:
+        raise ValueError("bytes follow its end")
     return text
 
 
 def _merges(path: pathlib.Path) -> list[tuple[str, str]]:
     lines = _unpacked(path).decode("utf-8").rstrip("\n").split("\n", 1 + _MERGES)
     merges = [tuple(line.split()) for line in lines[1 : 1 + _MERGES]]  # the first line is the version
+    if not merges:
+        raise ConfigError(f"'{printable(path)}' is no list of merges: it holds none")
     for number, merge in enumerate(merges, 2):
         if len(merge) != 2:
             raise ConfigError(
