@@ -151,7 +151,7 @@ def measure(kind: str, path: str) -> tuple[float, float, str]:
         last = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
         return 0.0, 0.0, f"FOREIGN: {last[0]}"
     seconds, peak, said = lines[-1].split("\t", 2)
-    more = [line for line in done.stderr.splitlines() if "Warning" in line or "Traceback" in line]
+    more = [line for line in done.stderr.splitlines() if not line.startswith(("wds:", "skipped"))]
     return float(seconds), int(peak) / 1024, said if not more else f"PRINTS: {more[0]}"
 
 
