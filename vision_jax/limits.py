@@ -8,9 +8,7 @@ FILE_MEMORY = 384 * 2**20  # of what is read of a file, besides twice its size o
 JSON_BYTES = 16 * 2**20  # of a JSON file or text; Python's objects take up to 24 times its size
 
 PICTURE_FILE_BYTES = 256 * 2**20  # of an encoded picture
-PICTURE_MEMORY = (
-    432 * 2**20
-)  # of decoding a picture, by estimate; resizing takes the rest (config key data.picture_memory)
+PICTURE_MEMORY = 432 * 2**20  # of decoding a picture, by estimate: the default of the config key data.picture_memory
 PICTURE_SIDE = 2**20  # pixels; a resize's weights take 64 bytes a pixel of its sides
 PICTURE_READS = 2**20  # of parts of an encoded picture, a few of which make a chunk or block
 PICTURE_COMMENTS = 1000  # in a PPM of digits: each makes Pillow copy a megabyte
@@ -28,4 +26,5 @@ TEXT_CHARACTERS = 2**16  # of a text that are tokenized
 VOCABULARY_BYTES = 16 * 2**20  # of a vocabulary, unpacked; that of CLIP has 3
 VOCABULARY_TOKENS = 2**20
 CLASS_NAME_CHARACTERS = 1000  # of a class's name or context, or of a prompt's template
+CLASSES = 2**17  # that a list names
 PROMPT_BYTES = 256 * 2**20  # of all classes in all templates

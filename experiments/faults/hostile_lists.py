@@ -104,7 +104,7 @@ for _what, _content in {
         case("classes", f"classes: {_what}", "a.json")(lambda path, content=_content: content)
 
 for _what, _value in {
-    "4,000,000 names": ["a"] * 4_000_000,
+    "3,000,000 names": ["a"] * 3_000_000,
     "a name of 10 MB": ["a" * 10_000_000],
     "a name of escape sequences": [{"\x1b[2J": "a"}],
 }.items():

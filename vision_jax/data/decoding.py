@@ -6,9 +6,11 @@ any pixel is decoded.
 
 import contextlib
 import ctypes
+import errno
 import io
 import logging
 import os
+import re
 import struct
 import warnings
 from collections.abc import Iterator
@@ -17,11 +19,13 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from vision_jax import limits
+from vision_jax.errors import RunError
 from vision_jax.files import printable, read_regular
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # Pillow has more, among them one that runs Ghostscript
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 
+_OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}  # bytes a pixel; others: 4
 _IN_PYTHON = ("ppm", "ppm_plain", "bmp_rle")  # decoders of Pillow's that loop over pixels in Python
 _STRIP_OFFSETS, _ROWS_PER_STRIP, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _ORIENTATION = 273, 278, 322, 323, 324, 274
@@ -42,7 +46,14 @@ def read_picture(path: str | os.PathLike) -> bytes:
     try:
         return read_regular(path, limits.PICTURE_FILE_BYTES)
     except OSError as error:
-        raise BrokenImage(f"cannot read '{printable(os.fspath(path))}': {error.strerror}") from None
+        raise BrokenImage(f"cannot read '{printable(os.fspath(path))}': {reason(error)}") from None
+
+
+def reason(error: OSError | BrokenImage) -> str:
+    """Why an example is left out. Raises RunError where it is not to blame: memory or open files have run out."""
+    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+        raise RunError(f"pictures can no longer be read: {error.strerror}") from error
+    return printable(getattr(error, "strerror", None) or error, 400)
 
 
 def decode(image: bytes | np.ndarray, memory: int = limits.PICTURE_MEMORY) -> Image.Image:
@@ -177,9 +188,9 @@ def _bytes_a_pixel(picture: Image.Image, data: bytes) -> int:
 def _is_one_scan(picture: Image.Image, data: bytes) -> bool:
     """Whether a JPEG is decoded row by row: its first scan holds all channels, finally."""
     at = 2
-    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":
+    while re.match(rb"\xff[\xc0-\xcf\xdb-\xfe]", data[at : at + 2]):  # markers of segments
         at += 2 + max(int.from_bytes(data[at + 2 : at + 4], "big"), 2)
-    is_whole = data[at + 4 : at + 5] == bytes([len(picture.getbands())])
+    is_whole = data[at : at + 2] == b"\xff\xda" and data[at + 4 : at + 5] == bytes([len(picture.getbands())])
     return is_whole and not picture.info.get("progressive")
 
 

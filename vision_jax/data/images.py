@@ -12,7 +12,6 @@ from PIL import Image
 from vision_jax import limits
 from vision_jax.data.decoding import BrokenImage as BrokenImage
 from vision_jax.data.decoding import decode as decode
-from vision_jax.data.decoding import to_rgb as to_rgb
 from vision_jax.errors import ConfigError
 
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}

@@ -22,6 +22,7 @@ import numpy as np
 from vision_jax.data import images
 from vision_jax.data.augment import TrainTransform, train_transform
 from vision_jax.data.captions import CaptionTokens, caption_tokens
+from vision_jax.data.decoding import BrokenImage, decode, reason
 from vision_jax.data.sources import Source, open_source
 from vision_jax.data.sources.mix import Mix
 from vision_jax.errors import ConfigError
@@ -212,9 +213,9 @@ def _example(
         label, name = example["label"], example["name"]
         if captions:
             tokens = {"tokens": captions(example, rng)}
-        image = images.decode(example["image"], transform.memory)
-    except images.BrokenImage as error:
-        _report_broken(name, str(error))
+        image = decode(example["image"], transform.memory)
+    except (OSError, BrokenImage) as error:
+        _report_broken(name, reason(error))
         return _row(None, label, id, size) | tokens
     pixels = transform(image) if rng is None else transform(image, rng)
     return _row(pixels, label, id, size) | tokens
@@ -229,10 +230,10 @@ def _row(image: np.ndarray | None, label: int, id: int, size: tuple[int, int]) -
     }
 
 
-def _report_broken(name: str, reason: str) -> None:
+def _report_broken(name: str, why: str) -> None:
     if name not in _reported:
         _reported.add(name)
-        print(f"skipping broken image {printable(name)}: {printable(reason, 400)}", file=sys.stderr, flush=True)
+        print(f"skipping broken image {printable(name)}: {why}", file=sys.stderr, flush=True)
 
 
 def _check_batch_size(batch_size: int, key: str) -> None:

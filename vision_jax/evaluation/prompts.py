@@ -125,6 +125,8 @@ def listed_classes(path: str, where: str) -> tuple[ClassName, ...]:
     entries = _read_json(os.path.expanduser(path), where)
     if not isinstance(entries, list) or not entries:
         raise ConfigError(f"{where}: '{printable(path)}' must hold a list of class names")
+    if len(entries) > limits.CLASSES:
+        raise ConfigError(f"{where}: '{printable(path)}' names more than {limits.CLASSES:,} classes")
     return tuple(_class_name(path, entry, ClassName("")) for entry in entries)
 
 

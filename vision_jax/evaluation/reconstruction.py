@@ -8,7 +8,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vision_jax.data import open_source
-from vision_jax.data.images import BrokenImage, decode, eval_transform
+from vision_jax.data.decoding import BrokenImage, decode, reason
+from vision_jax.data.images import eval_transform
 from vision_jax.errors import ConfigError
 from vision_jax.evaluation.features import in_chunks
 from vision_jax.files import printable
@@ -72,8 +73,8 @@ def readable_images(source, transform, count: int) -> np.ndarray:
             example = source[i]
             name = example["name"]
             images.append(transform(decode(example["image"], transform.memory)))
-        except BrokenImage as error:
-            print(f"skipping broken image {printable(name)}: {printable(error, 400)}", file=sys.stderr)
+        except (OSError, BrokenImage) as error:
+            print(f"skipping broken image {printable(name)}: {reason(error)}", file=sys.stderr)
     if not images:
         raise ConfigError("none of the images to reconstruct can be read")
     return np.stack(images)
