@@ -133,5 +133,14 @@ def _(path):
     os.truncate(path, 10 * 10**9)
 
 
-for _what, _text in (("100 MB of one word", "a" * 10**8), ("50 MB of damaged text", "Ã©" * 12_500_000)):
+@case("queries", "queries: 16 MB in a line", "a.txt")
+def _(path):
+    return b"a" * 15_000_000
+
+
+for _what, _text in (
+    ("10 MB of combining marks on a letter", "a" + "\u0315\u0300" * 2_500_000),
+    ("100 MB of one word", "a" * 10**8),
+    ("50 MB of damaged text", "Ã©" * 12_500_000),
+):
     case("text", f"a caption: {_what}")(lambda path, text=_text: text.encode())

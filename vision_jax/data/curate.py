@@ -46,7 +46,12 @@ def read_queries(path: str) -> tuple[list[str], collections.Counter]:
         raise ConfigError(f"--queries: cannot read '{printable(path)}': {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"--queries: '{printable(path)}' is not UTF-8 text (byte {error.start})") from None
-    lines = [curation.normalize(line) for line in text.splitlines() if line.strip()]
+    lines = text.splitlines()
+    if long := [number for number, line in enumerate(lines, 1) if len(line) > limits.CLASS_NAME_CHARACTERS]:
+        raise ConfigError(
+            f"--queries: line {long[0]} of '{printable(path)}' has more than {limits.CLASS_NAME_CHARACTERS:,} characters"
+        )
+    lines = [curation.normalize(line) for line in lines if line.strip()]
     queries = list(dict.fromkeys(filter(None, lines)))
     if not queries:
         raise ConfigError(f"--queries: '{path}' holds no query; expected one a line")
@@ -157,7 +162,7 @@ def curate(shards: str, queries: str, out: str, max_per_query: int, seed: int, c
     try:
         selection.write(out, files, lengths, kept)
         pathlib.Path(out).with_suffix(".json").write_text(
-            json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8"
+            json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8", "replace"
         )
     except OSError as error:
         raise ConfigError(f"--out: cannot write '{out}': {error.strerror}") from error
@@ -185,7 +190,7 @@ def main() -> None:
         raise ConfigError(f"--workers must be at least 0, got {args.workers}")
     report = curate(**vars(args))
     print(
-        f"{args.out}: kept {report['pairs_kept']:,} of {report['pairs']:,} pairs, of which {report['pairs_matched']:,} "
+        f"{printable(args.out)}: kept {report['pairs_kept']:,} of {report['pairs']:,} pairs, of which {report['pairs_matched']:,} "
         f"contain a query; of {report['queries']:,} queries {report['queries_matched']:,} occur, "
         f"{report['queries_kept']:,} are kept ({report['coverage']:.1%}) and {report['queries_full']:,} are full"
     )

@@ -39,7 +39,7 @@ class Wds:
     class_names = ()
 
     def __init__(self, spec: str):
-        name = f"wds:{spec}"
+        name = f"wds:{printable(spec)}"
         if not spec:
             raise ConfigError("data source 'wds:' names no shards; expected such as 'wds:PATH/{000..099}.tar'")
         chosen = selection.read(spec) if spec.endswith(selection.SUFFIX) else None
