@@ -233,7 +233,8 @@ def _row(image: np.ndarray | None, label: int, id: int, size: tuple[int, int]) -
 def _report_broken(name: str, why: str) -> None:
     if name not in _reported:
         _reported.add(name)
-        print(f"skipping broken image {printable(name)}: {why}", file=sys.stderr, flush=True)
+        # One piece, since other threads write, too.
+        print(f"skipping broken image {printable(name)}: {why}\n", end="", file=sys.stderr, flush=True)
 
 
 def _check_batch_size(batch_size: int, key: str) -> None:
