@@ -176,7 +176,10 @@ def main(words: list[str]) -> int:
         holds = said.startswith(("OK", "ConfigError", "RunError", "BrokenImage"))
         holds = holds and seconds < SECONDS and above < MEMORY + 2 * disk
         bad += not holds
-        print(f"| {kind}: {name} | {disk:.1f} | {said[:160]} | {seconds:.1f} | {above:.0f} | {'' if holds else 'NO'} |")
+        shown = name.replace("|", "\\|")
+        print(
+            f"| {kind}: {shown} | {disk:.1f} | {said[:160]} | {seconds:.1f} | {above:.0f} | {'' if holds else 'NO'} |"
+        )
         sys.stdout.flush()
     return bad
 
