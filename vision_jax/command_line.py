@@ -112,7 +112,7 @@ def load_config(spec: str) -> Section:
     path = pathlib.Path(name)
     if not os.path.isfile(path):
         folder = path.parent if os.path.isdir(path.parent) else pathlib.Path("configs")
-        known = [str(p) for p in folder.glob("*.py")]
+        known = [str(p) for p in folder.glob("*.py") if p.is_file()]
         raise ConfigError(f"no config file at '{printable(name)}'{nearest(name, known) if known else ''}")
     try:
         module_spec = importlib.util.spec_from_file_location(path.stem, path)

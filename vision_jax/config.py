@@ -94,6 +94,7 @@ SCHEMA = {
         "workers": Key(0, int, "worker processes of the input pipeline; 0: threads of this process"),
         "threads": Key(4, int, "reading threads in each worker (or in this process without workers)"),
         "prefetch": Key(4, int, "batches made ahead"),
+        "picture_memory": Key(limits.PICTURE_MEMORY >> 20, int, "MiB that decoding one picture may take, by estimate; a larger one counts as unreadable"),
         "max_broken": Key(0.01, float, "largest share of unreadable training images before the run stops"),
     },
     "batch_size": Key(1024, int, "examples a step, over all devices and micro-batches"),

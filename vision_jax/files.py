@@ -92,6 +92,19 @@ def read_regular(path: str | os.PathLike, most: int) -> bytes:
         return stream.readall()
 
 
+def allowance(status: os.stat_result) -> int:
+    """Bytes of memory that what a file holds may take: see `vision_jax.limits`; holes in a file do not count."""
+    return limits.FILE_MEMORY + 2 * 512 * status.st_blocks
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    """Whether an entry of a folder is one itself, links being followed; those that lead round in a circle are not."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def read_json(path: str | os.PathLike, most: int = limits.JSON_BYTES, pairs: Callable | None = None) -> Any:
     """The value of a JSON file. Raises OSError for the file, ValueError for what it holds."""
     return parse_json(read_regular(path, most), most, pairs)

@@ -87,7 +87,7 @@ def every_picture(function: Callable, variables: dict, source, transform, batch_
                 chunk = source.paths[start : start + size]
                 pictures = dict(zip(chunk, pool.map(lambda path: _read(path, transform), chunk), strict=True))
                 for path in [path for path, picture in pictures.items() if isinstance(picture, str)]:
-                    tqdm.write(f"skipped {path}: {pictures.pop(path)}", file=sys.stderr)
+                    tqdm.write(f"skipped {printable(path)}: {pictures.pop(path)}", file=sys.stderr)
                 if pictures:
                     images = np.stack(list(pictures.values()))
                     padding = [(0, size - len(images)), (0, 0), (0, 0), (0, 0)]
@@ -107,8 +107,8 @@ def _read(path: pathlib.Path, transform) -> np.ndarray | str:
 
     try:
         return transform(path)
-    except (BrokenImage, OSError) as error:
-        return getattr(error, "strerror", None) or str(error)
+    except BrokenImage as error:
+        return printable(error, 400)
 
 
 def classes_of(labels: str) -> tuple:
@@ -187,7 +187,7 @@ def show(rows: Iterator[tuple], names: dict[int, str], top: int, as_json: bool) 
             found = [{"label": names[int(i)], "index": int(i), "probability": float(row[i])} for i in best]
             tqdm.write(json.dumps({"file": str(path), "predictions": found}))
         else:
-            tqdm.write("\n".join([str(path), *(f"{row[i]:8.2%}  {printable(names[int(i)])}" for i in best)]))
+            tqdm.write("\n".join([printable(path), *(f"{row[i]:8.2%}  {printable(names[int(i)])}" for i in best)]))
 
 
 def write_features(path: pathlib.Path, rows: list[tuple]) -> None:

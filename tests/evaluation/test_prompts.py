@@ -93,7 +93,7 @@ def test_templates_that_are_none(content, message, write):
         ("photo", "did you mean 'photos'"),
         ("imagenet", "known: digits, photos, plain"),
         ("missing/file.json", "No such file"),
-        ("/", "Is a directory"),
+        ("/", "it is a folder"),
     ],
 )
 def test_template_sets_that_are_not_there(spec, message):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageEnhance
 
+from vision_jax import limits
 from vision_jax.data import images
 from vision_jax.data.policies import parse_policy
 from vision_jax.errors import ConfigError
@@ -31,15 +32,17 @@ class TrainTransform:
     rotate: float
     scale: float
     shift: float
+    memory: int = limits.PICTURE_MEMORY  # for `decode`, bytes
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
         """uint8[H, W, 3] of an RGB picture."""
         if self.crop_area:
-            top, left, h, w = images.random_crop_box(
+            box = images.random_crop_box(
                 image.height, image.width, self.crop_area, self.crop_ratio, rng, self.crop_clip
             )
-            image = image.crop((left, top, left + w, top + h))
-        image = images.resize(image, self.size, self.interpolation)
+            image = images.resized_crop(image, box, self.size, self.interpolation)
+        else:
+            image = images.resize(image, self.size, self.interpolation)
         if self.flip and rng.random() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if self.policy:
@@ -76,6 +79,7 @@ def train_transform(data) -> TrainTransform:
     return TrainTransform(
         size=images.image_size(data),
         interpolation=data.interpolation,
+        memory=images.picture_memory(data),
         policy=parse_policy(augment.policy, data.mean, data.interpolation),
         **{
             name: augment[name]

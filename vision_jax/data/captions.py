@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from vision_jax.data.images import BrokenImage
+from vision_jax.data.decoding import BrokenImage
 from vision_jax.data.tokenizers import Tokenizer, open_tokenizer
 from vision_jax.errors import ConfigError
 
@@ -71,5 +71,5 @@ def _has_captions(source) -> bool:
     """Whether the first example brings its own; classes then say nothing of texts."""
     try:
         return "captions" in source[0]
-    except BrokenImage:
+    except (OSError, BrokenImage):
         return False

@@ -25,6 +25,7 @@ from multiprocessing import get_context
 
 import numpy as np
 
+from vision_jax import limits
 from vision_jax.command_line import Parser, report_errors
 from vision_jax.data import curation
 from vision_jax.data.shards import selection
@@ -32,6 +33,7 @@ from vision_jax.data.shards.index import index_of, read_indexes
 from vision_jax.data.shards.pairs import Shard, find_shard, read_captions
 from vision_jax.data.sources.wds import describe, expand
 from vision_jax.errors import ConfigError
+from vision_jax.files import printable, read_regular
 
 _SHOWN = 20  # queries that the report names
 
@@ -39,12 +41,17 @@ _SHOWN = 20  # queries that the report names
 def read_queries(path: str) -> tuple[list[str], collections.Counter]:
     """The distinct normalised queries of a file, in its order, and how many of its lines were "merged" or "wordless"."""
     try:
-        text = pathlib.Path(path).expanduser().read_text(encoding="utf-8-sig")
+        text = read_regular(os.path.expanduser(path), limits.QUERIES_BYTES).decode("utf-8-sig")
     except OSError as error:
-        raise ConfigError(f"--queries: cannot read '{path}': {error.strerror}") from None
+        raise ConfigError(f"--queries: cannot read '{printable(path)}': {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"--queries: '{path}' is not UTF-8 text (byte {error.start})") from None
-    lines = [curation.normalize(line) for line in text.splitlines() if line.strip()]
+        raise ConfigError(f"--queries: '{printable(path)}' is not UTF-8 text (byte {error.start})") from None
+    lines = text.splitlines()
+    if long := [number for number, line in enumerate(lines, 1) if len(line) > limits.CLASS_NAME_CHARACTERS]:
+        raise ConfigError(
+            f"--queries: line {long[0]} of '{printable(path)}' has more than {limits.CLASS_NAME_CHARACTERS:,} characters"
+        )
+    lines = [curation.normalize(line) for line in lines if line.strip()]
     queries = list(dict.fromkeys(filter(None, lines)))
     if not queries:
         raise ConfigError(f"--queries: '{path}' holds no query; expected one a line")
@@ -64,7 +71,7 @@ def match_shards(shards: Sequence[Shard], queries: Sequence[str], workers: int) 
         try:
             return curation.concatenate(_watched(parts, len(shards)))
         except OSError as error:
-            raise ConfigError(f"--shards: {error}") from error
+            raise ConfigError(f"--shards: {printable(error, 400)}") from error
 
 
 def _start(queries: Sequence[str]) -> None:
@@ -155,7 +162,7 @@ def curate(shards: str, queries: str, out: str, max_per_query: int, seed: int, c
     try:
         selection.write(out, files, lengths, kept)
         pathlib.Path(out).with_suffix(".json").write_text(
-            json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8"
+            json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8", "replace"
         )
     except OSError as error:
         raise ConfigError(f"--out: cannot write '{out}': {error.strerror}") from error
@@ -183,7 +190,7 @@ def main() -> None:
         raise ConfigError(f"--workers must be at least 0, got {args.workers}")
     report = curate(**vars(args))
     print(
-        f"{args.out}: kept {report['pairs_kept']:,} of {report['pairs']:,} pairs, of which {report['pairs_matched']:,} "
+        f"{printable(args.out)}: kept {report['pairs_kept']:,} of {report['pairs']:,} pairs, of which {report['pairs_matched']:,} "
         f"contain a query; of {report['queries']:,} queries {report['queries_matched']:,} occur, "
         f"{report['queries_kept']:,} are kept ({report['coverage']:.1%}) and {report['queries_full']:,} are full"
     )

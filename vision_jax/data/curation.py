@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from vision_jax import limits
 from vision_jax.errors import ConfigError
 
 _SEPARATORS = re.compile(r"[^a-z0-9]+")
@@ -25,9 +26,9 @@ def normalize(text: str) -> str:
     """Lower case, with a space in place of every run of characters that are no letter, digit or combining mark.
 
     Beyond ASCII, the characters' compatibility forms (NFKC) are compared. "Cats' food (T-shirts)" becomes "cats food t
-    shirts", and "C++" is "c".
+    shirts", and "C++" is "c". Of a text the first `limits.TEXT_CHARACTERS` count.
     """
-    text = text.lower()
+    text = text[: limits.TEXT_CHARACTERS].lower()
     if text.isascii():
         return _SEPARATORS.sub(" ", text).strip()
     return _unicode_separators().sub(" ", unicodedata.normalize("NFKC", text).lower()).strip()

@@ -1,57 +1,46 @@
-"""Decoding, resizing and cropping pictures on the host, pixel for pixel as torchvision does with Pillow.
+"""Resizing and cropping pictures on the host, pixel for pixel as torchvision does with Pillow.
 
 Sizes are (height, width) in pixels.
 """
 
 import dataclasses
-import io
 import math
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from vision_jax import limits
+from vision_jax.data.decoding import BrokenImage as BrokenImage
+from vision_jax.data.decoding import decode as decode
 from vision_jax.errors import ConfigError
 from vision_jax.values import shown
 
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-
-
-class BrokenImage(ValueError):
-    """Bytes that are no image, or only a part of one."""
-
-
-def decode(image: bytes | np.ndarray) -> Image.Image:
-    """An RGB picture from an encoded file or from uint8[H, W], [H, W, 1], [H, W, 3] or [H, W, 4].
-
-    Grey, palette and CMYK pictures are converted, 16-bit grey is reduced to its high byte, and alpha is dropped. An
-    EXIF orientation is not applied: torchvision and TensorFlow do not, and published accuracies are without it.
-
-    Raises:
-        BrokenImage: the bytes cannot be decoded, or end too early.
-    """
-    if isinstance(image, np.ndarray):
-        return Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image).convert("RGB")
-    try:
-        decoded = Image.open(io.BytesIO(image))
-        decoded.load()
-    except UnidentifiedImageError:
-        raise BrokenImage("not an image in a known format") from None
-    except Exception as error:  # decoders raise whatever their parsers stumble over
-        raise BrokenImage(f"{type(error).__name__}: {error}") from None
-    return to_rgb(decoded)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """A picture of any mode as `decode` has it."""
-    if image.mode.startswith("I"):  # 16 bits, which convert() would clip at 255
-        image = Image.fromarray((np.clip(np.asarray(image), 0, 2**16 - 1) >> 8).astype(np.uint8))
-    return image.convert("RGB")
+_BAND = 2**20  # pixels that are cut out at a time
 
 
 def resize(image: Image.Image, size: tuple[int, int], interpolation: str) -> Image.Image:
     """The whole picture at another size, antialiased."""
+    if image.height * size[1] > limits.RESIZED_PIXELS:  # Pillow makes rows short before it makes them few
+        image = image.resize((image.width, size[0]), RESAMPLING[interpolation])
     return image.resize(size[::-1], RESAMPLING[interpolation])
+
+
+def resized_crop(
+    image: Image.Image, box: tuple[int, int, int, int], size: tuple[int, int], interpolation: str
+) -> Image.Image:
+    """`box`, (top, left, height, width), of a picture, cut out and resized, antialiased."""
+    top, left, height, width = box
+    if height * size[1] > limits.RESIZED_PIXELS:
+        return resize(image.crop((left, top, left + width, top + height)), size, interpolation)
+    # Bit for bit what a crop and a resize make, without a copy of the whole box: Pillow makes rows short first.
+    rows = Image.new(image.mode, (size[1], height))
+    step = max(_BAND // width, 1)
+    for start in range(0, height, step):
+        stop = min(start + step, height)
+        band = image.crop((left, top + start, left + width, top + stop))
+        rows.paste(band.resize((size[1], stop - start), RESAMPLING[interpolation]), (0, start))
+    return rows.resize(size[::-1], RESAMPLING[interpolation])
 
 
 def center_crop(image: Image.Image, size: tuple[int, int], rounding: str = "even") -> Image.Image:
@@ -77,6 +66,17 @@ def resize_to_cover(image: Image.Image, size: tuple[int, int], interpolation: st
         ratio = min(height / size[0], width / size[1])
         target = round(height / ratio), round(width / ratio)
     return resize(image, target, interpolation)
+
+
+def without_ends(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The middle of a picture so thin that covering `size` would take too much memory; its centre stays where it is."""
+    ratio = min(image.height / size[0], image.width / size[1])  # pixels of the picture to one of the cover
+    most = (max(limits.RESIZED_PIXELS // other, 2 * side) for side, other in (size, size[::-1]))
+    top, left = (
+        max(math.floor(have - 8 - want * ratio) // 2, 0)
+        for have, want in zip((image.height, image.width), most, strict=True)
+    )
+    return image.crop((left, top, image.width - left, image.height - top)) if top or left else image
 
 
 def random_crop_box(
@@ -113,6 +113,7 @@ class EvalTransform:
     """Resize and centre crop (`crop`: the share of the short side that is kept), or squash the whole picture.
 
     rounding: of the crop's margins, see `center_crop`.
+    memory: for `decode`, bytes.
     """
 
     size: tuple[int, int]
@@ -120,12 +121,14 @@ class EvalTransform:
     squash: bool = False
     crop: float = 0.875
     rounding: str = "even"
+    memory: int = limits.PICTURE_MEMORY
 
     def __call__(self, image: Image.Image) -> np.ndarray:
         """uint8[H, W, 3] of an RGB picture."""
         if self.squash:
             return np.asarray(resize(image, self.size, self.interpolation))
         cover = tuple(math.floor(side / self.crop) for side in self.size)
+        image = without_ends(image, cover)
         return np.asarray(center_crop(resize_to_cover(image, cover, self.interpolation), self.size, self.rounding))
 
 
@@ -133,7 +136,13 @@ def eval_transform(data) -> EvalTransform:
     """The evaluation transform of a config's `data` section."""
     if not 0 < data.eval_crop <= 1:
         raise ConfigError(f"config key 'data.eval_crop' must be in (0, 1], got {data.eval_crop}")
-    return EvalTransform(image_size(data), data.interpolation, data.eval_resize == "squash", data.eval_crop)
+    return EvalTransform(
+        image_size(data),
+        data.interpolation,
+        data.eval_resize == "squash",
+        data.eval_crop,
+        memory=picture_memory(data),
+    )
 
 
 def image_size(data) -> tuple[int, int]:
@@ -145,3 +154,10 @@ def image_size(data) -> tuple[int, int]:
             f" {limits.IMAGE_SIDE}, got {shown(data.image_size)}"
         )
     return size
+
+
+def picture_memory(data) -> int:
+    """Bytes that decoding a picture may take: the config key data.picture_memory."""
+    if data.picture_memory < 1:
+        raise ConfigError(f"config key 'data.picture_memory' must be at least 1, got {data.picture_memory}")
+    return data.picture_memory * 2**20

@@ -8,7 +8,6 @@ data needs saving but the step.
 """
 
 import dataclasses
-import functools
 import gc
 import multiprocessing
 import multiprocessing.resource_tracker
@@ -18,7 +17,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -26,9 +25,11 @@ from vision_jax.data import images
 from vision_jax.data.augment import TrainTransform, train_transform
 from vision_jax.data.captions import CaptionTokens, caption_tokens
 from vision_jax.data.classes import Renumbered
+from vision_jax.data.decoding import BrokenImage, decode, reason
 from vision_jax.data.sources import Source, open_source
 from vision_jax.data.sources.mix import Mix
 from vision_jax.errors import ConfigError
+from vision_jax.files import printable
 
 Batch = dict[str, np.ndarray]
 
@@ -223,8 +224,7 @@ class _TrainExample:
     captions: CaptionTokens | None
 
     def __call__(self, id: int, rng: np.random.Generator) -> dict:
-        transform = functools.partial(self.transform, rng=rng)
-        return _example(self.source, id, transform, self.transform.size, self.captions, rng)
+        return _example(self.source, id, self.transform, self.captions, rng)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,29 +235,29 @@ class _EvalExample:
     def __call__(self, id: int) -> dict:
         if id >= len(self.source):
             return _row(None, 0, -1, self.transform.size)
-        return _example(self.source, id, self.transform, self.transform.size)
+        return _example(self.source, id, self.transform)
 
 
 def _example(
     source: Source,
     id: int,
-    transform: Callable,
-    size: tuple[int, int],
+    transform: TrainTransform | images.EvalTransform,
     captions: CaptionTokens | None = None,
     rng: np.random.Generator | None = None,
 ) -> dict:
     """One row of a batch; an example that cannot be read, or has no picture or text, is masked and reported once."""
-    label, name, tokens = 0, f"example {id}", {"tokens": captions.none} if captions else {}
+    size, label, name, tokens = transform.size, 0, f"example {id}", {"tokens": captions.none} if captions else {}
     try:
         example = source[id]
         label, name = example["label"], example["name"]
         if captions:
             tokens = {"tokens": captions(example, rng)}
-        image = images.decode(example["image"])
-    except (OSError, images.BrokenImage) as error:
-        _report_broken(name, str(error))
+        image = decode(example["image"], transform.memory)
+    except (OSError, BrokenImage) as error:
+        _report_broken(name, reason(error))
         return _row(None, label, id, size) | tokens
-    return _row(transform(image), label, id, size) | tokens
+    pixels = transform(image) if rng is None else transform(image, rng)
+    return _row(pixels, label, id, size) | tokens
 
 
 def _row(image: np.ndarray | None, label: int, id: int, size: tuple[int, int]) -> dict:
@@ -269,10 +269,11 @@ def _row(image: np.ndarray | None, label: int, id: int, size: tuple[int, int]) -
     }
 
 
-def _report_broken(name: str, reason: str) -> None:
+def _report_broken(name: str, why: str) -> None:
     if name not in _reported:
         _reported.add(name)
-        print(f"skipping broken image {name}: {reason}", file=sys.stderr, flush=True)
+        # One piece, since other threads write, too.
+        print(f"skipping broken image {printable(name)}: {why}\n", end="", file=sys.stderr, flush=True)
 
 
 def _check_batch_size(batch_size: int, key: str) -> None:

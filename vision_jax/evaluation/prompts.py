@@ -1,13 +1,14 @@
 """What classes are called and how sentences are made of it, for zero-shot classification."""
 
-import json
 import os
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from vision_jax import limits
 from vision_jax.config import nearest
 from vision_jax.errors import ConfigError
+from vision_jax.files import printable, read_json
 
 TEMPLATES = {
     "plain": ("a photo of a {}.",),
@@ -85,11 +86,15 @@ def check_templates(templates: Sequence, where: str) -> tuple[str, ...]:
     for template in templates:
         if not isinstance(template, str) or template.count("{}") != 1:
             raise ConfigError(
-                f"{where}: a template is text with one '{{}}' for the name of the class, got {template!r}"
+                f"{where}: a template is text with one '{{}}' for the name of the class, got {_shown(template)}"
             )
+        if len(template) > limits.CLASS_NAME_CHARACTERS:
+            raise ConfigError(f"{where}: a template has at most {limits.CLASS_NAME_CHARACTERS:,} characters")
         unknown = set(re.findall(r"\{[^{}]*\}", template)) - {"{}", "{context}"}
         if unknown:
-            raise ConfigError(f"{where}: {template!r} has a place {min(unknown)!r}; known are '{{}}' and '{{context}}'")
+            raise ConfigError(
+                f"{where}: {_shown(template)} has a place {_shown(min(unknown))}; known are '{{}}' and '{{context}}'"
+            )
     return tuple(templates)
 
 
@@ -123,16 +128,23 @@ def listed_classes(path: str, where: str) -> tuple[ClassName, ...]:
     """Classes of a JSON file alone: a list of names, or of {"name": ..., "context": ...}. Raises ConfigError."""
     entries = _read_json(os.path.expanduser(path), where)
     if not isinstance(entries, list) or not entries:
-        raise ConfigError(f"{where}: '{path}' must hold a list of class names")
+        raise ConfigError(f"{where}: '{printable(path)}' must hold a list of class names")
+    if len(entries) > limits.CLASSES:
+        raise ConfigError(f"{where}: '{printable(path)}' names more than {limits.CLASSES:,} classes")
     return tuple(_class_name(path, entry, ClassName("")) for entry in entries)
 
 
 def class_prompts(templates: Sequence[str], classes: Sequence[ClassName]) -> list[list[str]]:
-    """[classes][templates]; raises ConfigError where a template places a context that a class does not have."""
+    """[classes][templates]; raises ConfigError where a template places a context that a class lacks, or where the whole
+    takes more than `limits.PROMPT_BYTES`."""
+    size = len(classes) * sum(50 + len(template) for template in templates)  # a text's own bytes, and its characters
+    size += len(templates) * sum(len(name) + len(context) for name, context in classes)
+    if size > limits.PROMPT_BYTES:
+        raise ConfigError(f"{len(classes):,} classes in {len(templates):,} templates are too many prompts")
     if any("{context}" in template for template in templates):
         for name, context in classes:
             if not context:
-                raise ConfigError(f"the templates ask for a '{{context}}', and class {name!r} has none")
+                raise ConfigError(f"the templates ask for a '{{context}}', and class {_shown(name)} has none")
     return [[fill(template, *each) for template in templates] for each in classes]
 
 
@@ -145,33 +157,43 @@ def _entries(path: str, content: Any, class_names: Sequence[str], source: str) -
         raise ConfigError(f"'{path}' must hold a list of class names, or a mapping from the source's class names")
     known = set(class_names)
     if unknown := [name for name in content if name not in known]:
-        raise ConfigError(f"'{path}': {source} has no class {unknown[0]!r}{nearest(unknown[0], class_names)}")
+        raise ConfigError(
+            f"'{path}': {source} has no class {_shown(unknown[0])}{nearest(unknown[0][:200], class_names)}"
+        )
     if missing := [name for name in class_names if name not in content]:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise ConfigError(f"'{path}' lacks class {missing[0]!r}{more} of {source}")
+        raise ConfigError(f"'{path}' lacks class {_shown(missing[0])}{more} of {source}")
     return [content[name] for name in class_names]
 
 
 def _class_name(path: str, entry: Any, own: ClassName) -> ClassName:
     fields = {"name": entry} if isinstance(entry, str) else entry
     if not isinstance(fields, dict) or not all(isinstance(value, str) for value in fields.values()):
-        raise ConfigError(f'\'{path}\': a class is a name or {{"name": ..., "context": ...}}, got {entry!r}')
+        raise ConfigError(f'\'{path}\': a class is a name or {{"name": ..., "context": ...}}, got {_shown(entry)}')
     if unknown := fields.keys() - {"name", "context"}:
-        raise ConfigError(f"'{path}': a class has no {min(unknown)!r}{nearest(min(unknown), ('name', 'context'))}")
+        raise ConfigError(
+            f"'{path}': a class has no {_shown(min(unknown))}{nearest(min(unknown)[:200], ('name', 'context'))}"
+        )
+    if any(len(value) > limits.CLASS_NAME_CHARACTERS for value in fields.values()):
+        raise ConfigError(f"'{path}': a class's name has at most {limits.CLASS_NAME_CHARACTERS:,} characters")
     name = own._replace(**fields)
     if not name.name.strip():
         raise ConfigError(f"'{path}': a class has an empty name" if path else "a class of the source has no name")
     return name
 
 
+def _shown(value: Any) -> str:
+    return printable(repr(value[:300] if isinstance(value, str | list) else value))
+
+
 def _read_json(path: str, where: str) -> Any:
+    shown = printable(path)
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file, object_pairs_hook=_without_repetitions)
+        return read_json(path, pairs=_without_repetitions)
     except OSError as error:
-        raise ConfigError(f"{where}: cannot read '{path}': {error.strerror}") from None
+        raise ConfigError(f"{where}: cannot read '{shown}': {error.strerror}") from None
     except ValueError as error:  # no JSON, no UTF-8, or a name twice
-        raise ConfigError(f"{where}: '{path}' is no proper JSON file: {error}") from None
+        raise ConfigError(f"{where}: '{shown}' is no proper JSON file: {printable(error)}") from None
 
 
 def _without_repetitions(pairs: list[tuple[str, Any]]) -> dict:

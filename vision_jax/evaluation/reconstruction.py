@@ -8,9 +8,11 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vision_jax.data import open_source
-from vision_jax.data.images import BrokenImage, decode, eval_transform
+from vision_jax.data.decoding import BrokenImage, decode, reason
+from vision_jax.data.images import eval_transform
 from vision_jax.errors import ConfigError
 from vision_jax.evaluation.features import in_chunks
+from vision_jax.files import printable
 from vision_jax.models.inference import reconstruct
 from vision_jax.ops.patches import as_pair, grid_of, unpatchify
 
@@ -70,9 +72,9 @@ def readable_images(source, transform, count: int) -> np.ndarray:
         try:
             example = source[i]
             name = example["name"]
-            images.append(transform(decode(example["image"])))
+            images.append(transform(decode(example["image"], transform.memory)))
         except (OSError, BrokenImage) as error:
-            print(f"skipping broken image {name}: {error}", file=sys.stderr)
+            print(f"skipping broken image {printable(name)}: {reason(error)}", file=sys.stderr)
     if not images:
         raise ConfigError("none of the images to reconstruct can be read")
     return np.stack(images)

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from vision_jax.data import open_source
-from vision_jax.data.images import BrokenImage
+from vision_jax.data.decoding import BrokenImage, reason
 from vision_jax.errors import ConfigError
 from vision_jax.evaluation.features import every_row, in_chunks, row_step
 from vision_jax.evaluation.knn import SCRATCH, nearest
@@ -92,7 +92,8 @@ def every_caption(source, spec) -> tuple[list[str], np.ndarray]:
     for id in range(len(source)):
         try:
             example = source[id]
-        except (OSError, BrokenImage):
+        except (OSError, BrokenImage) as error:
+            reason(error)
             continue
         if "captions" not in example:
             raise ConfigError(

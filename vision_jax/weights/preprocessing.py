@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from vision_jax.data.images import EvalTransform, decode, to_rgb
+from vision_jax.data.decoding import decode, read_picture, to_rgb
+from vision_jax.data.images import EvalTransform
 from vision_jax.errors import ConfigError
 from vision_jax.ops.patches import as_pair
 from vision_jax.ops.windows import Pair
@@ -34,15 +36,15 @@ class Preprocessing:
     def __call__(self, picture) -> np.ndarray:
         """float32[height, width, 3] of a file's path, its bytes, a PIL.Image or uint8[h, w, 1, 3 or 4].
 
-        Raises BrokenImage for a file that is none, or only a part of one.
+        Raises BrokenImage for a file that cannot be read, is no picture, or only a part of one.
         """
         return np.float32((self.pixels(picture) / 255 - self.mean) / self.std)
 
     def pixels(self, picture) -> np.ndarray:
         """uint8[height, width, 3], before normalisation."""
         if isinstance(picture, str | os.PathLike):
-            picture = pathlib.Path(picture).expanduser().read_bytes()
-        picture = decode(picture) if isinstance(picture, bytes | np.ndarray) else to_rgb(picture)
+            picture = read_picture(os.path.expanduser(picture))
+        picture = to_rgb(picture) if isinstance(picture, Image.Image) else decode(picture)
         squash = self.eval_resize == "squash"
         transform = EvalTransform(self.image_size, self.interpolation, squash, self.eval_crop, self.crop_rounding)
         return transform(picture)

@@ -13,6 +13,7 @@ import collections
 import contextlib
 import functools
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -26,13 +27,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vision_jax import limits
 from vision_jax.data.shards import tar
-from vision_jax.data.shards.pairs import NO_CAPTION, Shard, Skip, check_unchanged, parse_captions, read
+from vision_jax.data.shards.pairs import LONG_CAPTION, NO_CAPTION, Shard, Skip, check_unchanged, parse_captions, read
 from vision_jax.errors import ConfigError
+from vision_jax.files import allowance, open_regular, parse_json, printable
 
 EMPTY_PICTURE = "empty picture"
 NO_PICTURE = "caption without picture"
 DUPLICATE = "duplicate key"
+LONG_NAME = f"name of more than {limits.MEMBER_NAME_BYTES:,} bytes"
+LARGE_PICTURE = f"picture of more than {limits.PICTURE_FILE_BYTES:,} bytes"
 
 _KINDS = {**dict.fromkeys((b"jpg", b"jpeg", b"png", b"webp"), "picture"), b"txt": "txt", b"json": "json"}
 _FORMAT = "vision_jax shard index 1"
@@ -62,7 +67,7 @@ def read_indexes(shards: Sequence[Shard], source: str) -> tuple[list[int], Skipp
         try:
             lengths, skipped = zip(*pool.map(lambda shard: _summary(index_of(shard)), shards), strict=True)
         except OSError as error:
-            raise ConfigError(f"{source}: {error}") from error
+            raise ConfigError(f"{source}: {printable(error, 400)}") from error
     return list(lengths), total_skipped(skipped)
 
 
@@ -72,7 +77,10 @@ def _summary(index: Index) -> tuple[int, Skipped]:
 
 @functools.lru_cache(maxsize=2048)  # a process may have some 65,000 maps of files
 def index_of(shard: Shard) -> Index:
-    """The index of a shard, made if need be. Raises OSError where the shard is unreadable or not what it was."""
+    """The index of a shard, made if need be.
+
+    Raises OSError where the shard is unreadable, RunError where it is not what it was.
+    """
     return _kept(shard) or _keep(shard, *_make(shard))
 
 
@@ -109,12 +117,14 @@ def _members_by_key(shard: Shard, skipped: dict[str, list[bytes]]) -> dict[bytes
     """key -> (kind, member) of all members that belong to pairs; `skipped` gets those that cannot be assigned."""
     keys: dict[bytes, list] = {}
     last = None
-    with open(shard.path, "rb") as stream:
+    with io.BufferedReader(open_regular(shard.path)) as stream:
         check_unchanged(shard, stream.fileno())
         for member in tar.members(stream, shard.size):
             key, _, suffix = member.name.removeprefix(b"./").rpartition(b".")
             kind = _KINDS.get(suffix.lower())
-            if kind and not key.rpartition(b"/")[2].startswith(b"."):
+            if len(member.name) > limits.MEMBER_NAME_BYTES:
+                skipped[LONG_NAME].append(key[:64])
+            elif kind and not key.rpartition(b"/")[2].startswith(b"."):
                 keys.setdefault(key, []).append((kind, member))
                 last = key
             elif member.problem:
@@ -137,10 +147,14 @@ def _pair(shard: Shard, found: list[tuple[str, tar.Member]]) -> tuple[int, int, 
         raise Skip(NO_PICTURE)
     if not kinds["picture"].size:
         raise Skip(EMPTY_PICTURE)
+    if kinds["picture"].size > limits.PICTURE_FILE_BYTES:
+        raise Skip(LARGE_PICTURE)
     is_json = "txt" not in kinds
     caption = kinds.get("json" if is_json else "txt")
     if caption is None:
         raise Skip(NO_CAPTION)
+    if caption.size > limits.CAPTION_BYTES:
+        raise Skip(LONG_CAPTION)
     parse_captions(read(shard, caption.offset, caption.size), is_json)
     return kinds["picture"].offset, kinds["picture"].size, caption.offset, caption.size, is_json
 
@@ -159,25 +173,32 @@ def _kept(shard: Shard) -> Index | None:
     for path in _places(shard):
         try:
             return _load(path, shard)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError):
             continue  # absent, of another state of the shard, or corrupt
     return None
 
 
 def _load(path: pathlib.Path, shard: Shard) -> Index:
-    with open(path, "rb") as stream:
+    with io.BufferedReader(open_regular(path)) as stream:
         line = stream.readline(2**20)
-        head = json.loads(line)
+        head = parse_json(line)
+        status = os.fstat(stream.fileno())
         if (head["format"], head["size"], head["mtime_ns"]) != (_FORMAT, shard.size, shard.mtime_ns):
             raise ValueError("the index is of another file")
         dtype, count = _dtype(head["key_bytes"]), head["pairs"]
-        if os.fstat(stream.fileno()).st_size != len(line) + count * dtype.itemsize:
+        if status.st_size != len(line) + count * dtype.itemsize or status.st_size > allowance(status):
             raise ValueError("the index is not whole")
         pairs = np.memmap(stream, dtype, "r", len(line), (count,)) if count else np.zeros(0, dtype)
     pairs = np.asarray(pairs)
     if zlib.crc32(pairs.view(np.uint8)) != head["crc32"]:
         raise ValueError("the index is corrupt")
-    return Index(pairs, {reason: (number, names) for reason, (number, names) in head["skipped"].items()})
+    for part, most in (("picture", limits.PICTURE_FILE_BYTES), ("caption", limits.CAPTION_BYTES)):
+        offsets, sizes = pairs[part], pairs[f"{part}_size"]
+        if not ((sizes > 0) & (sizes <= most) & (offsets >= 0) & (offsets <= shard.size - sizes)).all():
+            raise ValueError("the index points out of its shard")
+    return Index(
+        pairs, {reason: (int(number), [str(n) for n in names]) for reason, (number, names) in head["skipped"].items()}
+    )
 
 
 def _keep(shard: Shard, pairs: np.ndarray, skipped: Skipped) -> Index:
@@ -202,4 +223,4 @@ def _keep(shard: Shard, pairs: np.ndarray, skipped: Skipped) -> Index:
             with contextlib.suppress(OSError):
                 part.unlink()
     folders = ", ".join(str(path.parent) for path in places)
-    raise ConfigError(f"the index of shard '{shard.path}' can be written to none of {folders}")
+    raise ConfigError(f"the index of shard '{printable(shard.path)}' can be written to none of {folders}")

@@ -5,13 +5,16 @@ many lines it has) or, where there is none, the "caption" of KEY.json: a text, o
 """
 
 import functools
-import json
 import os
+import stat
 from typing import NamedTuple
 
-from vision_jax.errors import ConfigError
+from vision_jax import limits
+from vision_jax.errors import ConfigError, RunError
+from vision_jax.files import open_regular, parse_json, printable
 
 NO_CAPTION = "no caption"
+LONG_CAPTION = f"caption of more than {limits.CAPTION_BYTES:,} bytes"
 EMPTY_CAPTION = "empty caption"
 NOT_TEXT = "caption is not text"
 
@@ -30,44 +33,53 @@ class Skip(ValueError):
 
 def find_shard(path: str, source: str) -> Shard:
     """Raises ConfigError, naming the file and the `source` that asks for it, where it is missing or no file."""
+    shown = printable(path)
     try:
         status = os.stat(path)
-    except OSError as error:
-        raise ConfigError(f"{source}: shard '{path}' cannot be read: {error.strerror}") from None
-    if os.path.isdir(path):
-        raise ConfigError(f"{source}: '{path}' is a folder; did you mean 'wds:{os.path.join(path, '*.tar')}'?")
+    except (OSError, ValueError) as error:  # the latter: a NUL in its name
+        raise ConfigError(f"{source}: shard '{shown}' cannot be read: {getattr(error, 'strerror', error)}") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise ConfigError(f"{source}: '{shown}' is a folder; did you mean 'wds:{os.path.join(shown, '*.tar')}'?")
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError(f"{source}: shard '{shown}' is a pipe or device, not a regular file")
     return Shard(os.path.abspath(path), status.st_size, status.st_mtime_ns)
 
 
 def read(shard: Shard, offset: int, size: int) -> bytes:
-    """Bytes of a shard, from any thread. Raises OSError where it cannot be read, or has changed since it was found."""
-    file = _open(shard)  # held while it is read: another thread may drop it from the cache
-    check_unchanged(shard, file.number)
-    data = os.pread(file.number, size, offset)
-    while len(data) < size:  # a signal, or Linux's limit of 2 GB a call
-        more = os.pread(file.number, size - len(data), offset + len(data))
-        if not more:
-            raise OSError(f"shard '{shard.path}' ends at byte {offset + len(data)}, before {offset + size}")
-        data += more
+    """Bytes of a shard, from any thread. Raises RunError where it cannot be read, or has changed since it was found."""
+    try:
+        file = _open(shard)  # held while it is read: another thread may drop it from the cache
+        check_unchanged(shard, file.number)
+        data = os.pread(file.number, size, offset)
+        while len(data) < size:  # a signal, or Linux's limit of 2 GB a call
+            more = os.pread(file.number, size - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+    except OSError as error:
+        raise RunError(f"shard '{printable(shard.path)}' cannot be read: {error.strerror}") from None
+    if len(data) < size:
+        raise RunError(f"shard '{printable(shard.path)}' ends at byte {offset + len(data)}, before {offset + size}")
     return data
 
 
 def check_unchanged(shard: Shard, number: int) -> None:
-    """Raises OSError where the open file of that number is not, or no longer, what the shard was."""
+    """Raises RunError where the open file of that number is not, or no longer, what the shard was."""
     status = os.fstat(number)
     if (status.st_size, status.st_mtime_ns) != (shard.size, shard.mtime_ns):
-        raise OSError(f"shard '{shard.path}' has changed since this program found it")
+        raise RunError(f"shard '{printable(shard.path)}' has changed since this program found it")
 
 
 class _File:
     """An open file, closed when nobody holds it any more."""
 
     def __init__(self, path: str):
-        self.number = os.open(path, os.O_RDONLY)
+        self._stream = open_regular(path)
+        self.number = self._stream.fileno()
 
     def __del__(self):
-        if hasattr(self, "number"):
-            os.close(self.number)
+        if hasattr(self, "_stream"):
+            self._stream.close()
 
 
 @functools.lru_cache(maxsize=128)  # of the 1,024 files that a process may commonly have open
@@ -76,23 +88,23 @@ def _open(shard: Shard) -> _File:
 
 
 def read_captions(shard: Shard, pair) -> tuple[str, ...]:
-    """The captions of a row of the shard's index. Raises OSError where the shard is not what it was."""
+    """The captions of a row of the shard's index. Raises RunError where the shard is not what it was."""
     try:
         return parse_captions(read(shard, int(pair["caption"]), int(pair["caption_size"])), bool(pair["is_json"]))
     except Skip as error:
-        raise OSError(f"shard '{shard.path}' has changed since it was indexed: {error}") from None
+        raise RunError(f"shard '{printable(shard.path)}' has changed since it was indexed: {error}") from None
 
 
 def parse_captions(data: bytes, is_json: bool) -> tuple[str, ...]:
     """The captions in a text or JSON member: stripped, none of them empty. Raises Skip."""
     try:
         text = data.decode("utf-8-sig")
-        texts = _caption_of(json.loads(text)) if is_json and text.strip() else [text]
+        texts = _caption_of(parse_json(text)) if is_json and text.strip() else [text]
         captions = tuple(stripped for text in texts if (stripped := text.strip()))
         "".join(captions).encode()  # JSON can escape halves of characters
     except Skip:
         raise
-    except (ValueError, RecursionError):  # of the decoders
+    except ValueError:  # of the decoders
         raise Skip(NOT_TEXT) from None
     if not captions:
         raise Skip(EMPTY_CAPTION)

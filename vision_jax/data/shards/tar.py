@@ -9,6 +9,7 @@ from typing import BinaryIO, NamedTuple
 
 _BLOCK = 512
 _LONGEST_EXTENSION = 2**20  # bytes of an extended header; a longer one is taken for damage
+_LONGEST_NUMBER = 20  # decimal digits in one
 _LOOK_AHEAD = 2**20  # bytes behind the end of an archive that are looked at; its padding has 10,240 at most
 
 DAMAGED = "damaged tar header"
@@ -118,21 +119,24 @@ def _extension(kind: bytes, data: bytes) -> dict | None:
     """What an extended header says of the next member's b"path", b"size" and b"GNU.sparse"; None: it cannot be read."""
     if kind == b"L":
         return {b"path": _text(data)}
-    found = {}
-    while data.strip(b"\0"):
-        length, _, rest = data.partition(b" ")
-        if not length.isdigit() or not len(length) + 2 < int(length) <= len(data):
+    found, at = {}, 0
+    data = data.rstrip(b"\0")
+    while at < len(data):
+        space = data.find(b" ", at, at + _LONGEST_NUMBER)
+        length = data[at:space]
+        if space < 0 or not length.isdigit() or not len(length) + 2 < int(length) <= len(data) - at:
             return None
-        key, equals, value = rest[: int(length) - len(length) - 2].partition(b"=")
-        if not equals or data[int(length) - 1 : int(length)] != b"\n":
+        end = at + int(length)
+        key, equals, value = data[space + 1 : end - 1].partition(b"=")
+        if not equals or data[end - 1 : end] != b"\n":
             return None
         if key == b"path":
             found[key] = value
         elif key == b"size":
-            if not value.isdigit():
+            if not value.isdigit() or len(value) > _LONGEST_NUMBER:
                 return None
             found[key] = int(value)
         elif key.startswith(b"GNU.sparse."):
             found[b"GNU.sparse"] = True
-        data = data[int(length) :]
+        at = end
     return found

@@ -4,10 +4,10 @@ import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 
+from vision_jax.data.decoding import SUFFIXES, read_picture
 from vision_jax.data.fingerprints import digest
 from vision_jax.errors import ConfigError
-
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".pbm", ".tif", ".tiff")
+from vision_jax.files import is_folder, printable
 
 
 class Folder:
@@ -53,8 +53,7 @@ class Folder:
     def __getitem__(self, index: int) -> dict:
         label, file = self._files[index]
         name = os.path.join(self._path, self.class_names[label], file)
-        with open(name, "rb") as stream:
-            return {"image": stream.read(), "label": label, "name": name}
+        return {"image": read_picture(name), "label": label, "name": name}
 
 
 def _classes(path: str) -> list[str]:
@@ -68,10 +67,12 @@ def _classes(path: str) -> list[str]:
     entries = _visible(path)
     if not entries:
         raise ConfigError(f"data folder '{path}' is empty; {expected}")
-    classes = [entry.name for entry in entries if entry.is_dir()]
-    stray = [entry.name for entry in entries if entry.name.lower().endswith(EXTENSIONS) and not entry.is_dir()]
+    classes = [entry.name for entry in entries if is_folder(entry)]
+    stray = [entry.name for entry in entries if entry.name.lower().endswith(SUFFIXES) and not is_folder(entry)]
     if not classes or stray:
-        what = f"holds images outside of class folders, such as '{stray[0]}'" if stray else "has no sub-folders"
+        what = (
+            f"holds images outside of class folders, such as '{printable(stray[0])}'" if stray else "has no sub-folders"
+        )
         raise ConfigError(f"data folder '{path}' {what}; {expected}")
     return sorted(classes, key=_natural)
 
@@ -80,14 +81,16 @@ def _images(path: str, name: str) -> list[str]:
     folder = os.path.join(path, name)
     files = []
     for entry in _visible(folder):
-        if entry.is_dir():
-            hint = f"; did you mean 'folder:{folder}'?" if not files else ""
-            raise ConfigError(f"class folder '{folder}' holds a folder '{entry.name}'; expected image files only{hint}")
-        if not entry.name.lower().endswith(EXTENSIONS):
-            raise ConfigError(f"'{entry.path}' is not an image file; expected one of {', '.join(EXTENSIONS)}")
+        if is_folder(entry):
+            hint = f"; did you mean 'folder:{printable(folder)}'?" if not files else ""
+            raise ConfigError(
+                f"class folder '{printable(folder)}' holds a folder '{printable(entry.name)}'; expected image files only{hint}"
+            )
+        if not entry.name.lower().endswith(SUFFIXES):
+            raise ConfigError(f"'{printable(entry.path)}' is not an image file; expected one of {', '.join(SUFFIXES)}")
         files.append(entry.name)
     if not files:
-        raise ConfigError(f"class folder '{folder}' is empty; expected image files")
+        raise ConfigError(f"class folder '{printable(folder)}' is empty; expected image files")
     return sorted(files, key=_natural)
 
 
@@ -103,7 +106,7 @@ def _visible(folder: str) -> list[os.DirEntry]:
         with os.scandir(folder) as entries:
             return [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
-        raise ConfigError(f"cannot list data folder '{folder}': {error.strerror}") from None
+        raise ConfigError(f"cannot list data folder '{printable(folder)}': {error.strerror}") from None
 
 
 def _natural(name: str) -> tuple:

@@ -1,34 +1,52 @@
 """The picture files that a user names, as a source without labels."""
 
+import os
 import pathlib
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 
+from vision_jax.data.decoding import SUFFIXES, read_picture
 from vision_jax.errors import ConfigError
-from vision_jax.files import user_path
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+from vision_jax.files import printable, user_path
 
 
 class Pictures:
     """Files, whatever they are called, and all in folders, to any depth, that are called like pictures, sorted.
 
-    Raises ConfigError naming what does not exist, or where there is no picture at all; `what` begins the message.
+    Links to folders are not followed, and folders that cannot be listed are named on stderr. Raises ConfigError naming
+    what does not exist, or where there is no picture at all; `what` begins the message.
     """
 
     def __init__(self, names: Sequence[str], what: str = "IMAGE"):
         self.paths: list[pathlib.Path] = []
         for path in map(user_path, names):
             if path.is_dir():
-                self.paths += sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+                self.paths += sorted(map(pathlib.Path, _below(str(path))))
             elif path.is_file():
                 self.paths.append(path)
             else:
-                raise ConfigError(f"{what}: there is neither a file nor a folder '{path}'")
+                raise ConfigError(f"{what}: there is neither a file nor a folder '{printable(path)}'")
         if not self.paths:
-            raise ConfigError(f"{what}: there are none ({', '.join(SUFFIXES)}) in {', '.join(names)}")
+            searched = printable(", ".join(names))
+            raise ConfigError(f"{what}: there are none ({', '.join(SUFFIXES)}) in {searched}")
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict:
-        return {"image": self.paths[index].read_bytes(), "name": str(self.paths[index])}
+        return {"image": read_picture(self.paths[index]), "name": str(self.paths[index])}
+
+
+def _below(folder: str) -> Iterator[str]:
+    """The pictures in a folder and below; no recursion, since folders may lie deeper than Python's stack."""
+    folders = [folder]
+    while folders:
+        try:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    elif entry.name.lower().endswith(SUFFIXES):
+                        yield entry.path
+        except OSError as error:
+            print(f"skipped folder {printable(error.filename)}: {error.strerror}", file=sys.stderr, flush=True)

@@ -2,6 +2,7 @@
 
 import glob
 import itertools
+import math
 import os
 import re
 import sys
@@ -10,10 +11,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vision_jax import limits
 from vision_jax.data.shards import selection
 from vision_jax.data.shards.index import index_of, read_indexes
 from vision_jax.data.shards.pairs import Shard, find_shard, read, read_captions
 from vision_jax.errors import ConfigError
+from vision_jax.files import printable
 
 _reported: set[str] = set()  # lines on skipped members, in this process
 
@@ -37,7 +40,7 @@ class Wds:
     class_names = ()
 
     def __init__(self, spec: str):
-        name = f"wds:{spec}"
+        name = f"wds:{printable(spec)}"
         if not spec:
             raise ConfigError("data source 'wds:' names no shards; expected such as 'wds:PATH/{000..099}.tar'")
         chosen = selection.read(spec) if spec.endswith(selection.SUFFIX) else None
@@ -49,7 +52,9 @@ class Wds:
         self._starts = chosen["starts"] if chosen else np.cumsum([0, *lengths])
         self.skipped = {reason: count for reason, (count, _) in skipped.items()}
         if not len(self):
-            reasons = "".join(f"; {count} x {reason}: {names[0]}" for reason, (count, names) in skipped.items())
+            reasons = "".join(
+                f"; {count} x {reason}: {printable(names[0])}" for reason, (count, names) in skipped.items()
+            )
             raise ConfigError(f"{name} holds no picture with a caption{reasons}")
         for line in (f"{name}: skipped {line}" for line in describe(skipped)):
             if line not in _reported:
@@ -89,7 +94,7 @@ class Wds:
 def describe(skipped: dict[str, tuple[int, list[str]]]) -> list[str]:
     """A line for each reason: how many were left out, and the names of the first."""
     return [
-        f"{count} x {reason}: {', '.join(names)}{', ...' if count > len(names) else ''}"
+        f"{count} x {reason}: {', '.join(map(printable, names))}{', ...' if count > len(names) else ''}"
         for reason, (count, names) in sorted(skipped.items())
     ]
 
@@ -98,32 +103,43 @@ def expand(pattern: str) -> list[str]:
     """The paths that a pattern names: braces in the order that shells have, then files that match * and ? by name.
 
     Raises:
-        ConfigError: braces that are neither a range {000..099} nor a list {a,b}, or a pattern that matches no file.
+        ConfigError: braces that are neither a range {000..099} nor a list {a,b}, or a pattern that matches no file or
+            more than `limits.SHARDS`.
     """
+    shown = printable(pattern)
     parts = re.split(r"\{([^{}]*)\}", os.path.expanduser(pattern))
     if any(brace in text for text in parts[::2] for brace in "{}"):
-        raise ConfigError(f"the braces of 'wds:{pattern}' do not match; expected such as 'PATH/{{000..099}}.tar'")
-    choices = [_braces(part, pattern) if i % 2 else [part] for i, part in enumerate(parts)]
+        raise ConfigError(f"the braces of 'wds:{shown}' do not match; expected such as 'PATH/{{000..099}}.tar'")
+    choices = [_braces(part, shown) if i % 2 else [part] for i, part in enumerate(parts)]
+    if math.prod(map(len, choices)) > limits.SHARDS:
+        raise ConfigError(f"'wds:{shown}' names more than {limits.SHARDS:,} shards")
     paths = []
     for path in map("".join, itertools.product(*choices)):
         if "*" in path or "?" in path:
             found = sorted(glob.glob(path.replace("[", "[[]")))
             if not found:
-                raise ConfigError(f"no file matches 'wds:{path}'")
+                raise ConfigError(f"no file matches 'wds:{printable(path)}'")
             paths += found
+            if len(paths) > limits.SHARDS:
+                raise ConfigError(f"'wds:{shown}' names more than {limits.SHARDS:,} shards")
         else:
             paths.append(path)
     return paths
 
 
-def _braces(inside: str, pattern: str) -> list[str]:
-    match = re.fullmatch(r"(\d+)\.\.(\d+)", inside)
+def _braces(inside: str, pattern: str) -> Sequence[str]:
+    match = re.fullmatch(r"(\d{1,18})\.\.(\d{1,18})", inside)
     if match and int(match[1]) <= int(match[2]):
+        first, last = map(int, match.groups())
+        if last - first >= limits.SHARDS:
+            raise ConfigError(f"'wds:{pattern}' names more than {limits.SHARDS:,} shards")
         padded = any(len(end) > 1 and end[0] == "0" for end in match.groups())
         width = max(map(len, match.groups())) if padded else 0
-        return [f"{number:0{width}d}" for number in range(int(match[1]), int(match[2]) + 1)]
+        return [f"{number:0{width}d}" for number in range(first, last + 1)]
     if match or "," not in inside:
-        raise ConfigError(f"'{{{inside}}}' in 'wds:{pattern}' must be a rising range {{000..099}} or a list {{a,b}}")
+        raise ConfigError(
+            f"'{{{printable(inside)}}}' in 'wds:{pattern}' must be a rising range {{000..099}} or a list {{a,b}}"
+        )
     return inside.split(",")
 
 
@@ -131,6 +147,6 @@ def _check_unchanged(path: str, chosen: dict, shards: Sequence[Shard], lengths: 
     for shard, size, was, length in zip(shards, chosen["sizes"], chosen["lengths"], lengths, strict=True):
         if (shard.size, length) != (size, was):
             raise ConfigError(
-                f"shard '{shard.path}' is not the one that '{path}' was written for: {was} pairs in {size} bytes then, "
+                f"shard '{printable(shard.path)}' is not the one that '{path}' was written for: {was} pairs in {size} bytes then, "
                 f"{length} in {shard.size} now; curate again"
             )

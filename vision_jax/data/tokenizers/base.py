@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vision_jax import limits
 from vision_jax.errors import ConfigError
 
 
@@ -31,8 +32,10 @@ class Tokenizer:
     def __call__(self, texts: Sequence[str], truncate: bool = True) -> np.ndarray:
         """int32[len(texts), context_length]; of a text of more tokens the first are kept, and the end token.
 
+        Nor is more than the first `limits.TEXT_CHARACTERS` of a text looked at.
+
         Raises:
-            ConfigError: a text has more tokens and `truncate` is False, or is not a string.
+            ConfigError: a text has more tokens, or characters, and `truncate` is False, or is not a string.
         """
         if isinstance(texts, str):
             raise ConfigError(f"a tokenizer takes a list of texts, got the text {_abbreviated(texts)}")
@@ -40,7 +43,12 @@ class Tokenizer:
         for row, text in zip(rows, texts, strict=True):
             if not isinstance(text, str):
                 raise ConfigError(f"a tokenizer takes texts, got {type(text).__name__} {_abbreviated(text)}")
-            tokens = self.encode(text)
+            if len(text) > limits.TEXT_CHARACTERS and not truncate:
+                raise ConfigError(
+                    f"the text {_abbreviated(text)} has {len(text):,} characters, more than the "
+                    f"{limits.TEXT_CHARACTERS:,} that are read"
+                )
+            tokens = self.encode(text[: limits.TEXT_CHARACTERS])
             kept = tokens[: self.context_length - 2]
             if len(kept) < len(tokens) and not truncate:
                 raise ConfigError(

@@ -1,15 +1,16 @@
 """The vocabulary of CLIP's byte-pair encoding: where it is found, and the files it is read from."""
 
-import gzip
 import importlib
 import importlib.util
-import json
+import os
 import pathlib
 import re
 import zlib
 from typing import NamedTuple
 
+from vision_jax import limits
 from vision_jax.errors import ConfigError
+from vision_jax.files import printable, read_json, read_regular
 
 _FILE = "bpe_simple_vocab_16e6.txt.gz"
 _URL = f"https://github.com/openai/CLIP/raw/main/clip/{_FILE}"
@@ -37,12 +38,12 @@ def find_vocabulary(where: str) -> Vocabulary:
     """The vocabulary of a file, folder or hub id; where `where` is empty, that of an installed package."""
     if not where:
         return read_vocabulary(_installed_file())
-    path = pathlib.Path(where).expanduser()
-    if path.exists():
+    path = pathlib.Path(os.path.expanduser(where))
+    if os.path.exists(path):
         return read_vocabulary(path)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", where) and not where.endswith((".gz", ".txt", ".json")):
         return _from_hub(where)
-    raise ConfigError(f"the vocabulary '{where}' of tokenizer 'clip:{where}' does not exist; {_ways()}")
+    raise ConfigError(f"the vocabulary '{printable(where)}' of tokenizer 'clip' does not exist; {_ways()}")
 
 
 def read_vocabulary(path: pathlib.Path) -> Vocabulary:
@@ -54,15 +55,18 @@ def read_vocabulary(path: pathlib.Path) -> Vocabulary:
     if path.is_dir():
         found = [path / name for name in ("vocab.json", "tokenizer.json", _FILE) if (path / name).is_file()]
         if not found:
-            raise ConfigError(f"folder '{path}' has no vocabulary; {_ways()}")
+            raise ConfigError(f"folder '{printable(path)}' has no vocabulary; {_ways()}")
         path = found[0]
     try:
         if path.name.endswith(".json"):
-            vocabulary = _of_json(path, json.loads(path.read_text(encoding="utf-8")))
+            vocabulary = _of_json(path, read_json(path, limits.VOCABULARY_BYTES))
         else:
             vocabulary = _of_merges(_merges(path))
-    except (OSError, EOFError, UnicodeDecodeError, json.JSONDecodeError, zlib.error) as error:
-        raise ConfigError(f"cannot read the vocabulary '{path}': {error}") from None
+    except ConfigError:
+        raise
+    except (OSError, ValueError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or printable(error)
+        raise ConfigError(f"cannot read the vocabulary '{printable(path)}': {reason}") from None
     _check(path, vocabulary)
     return vocabulary
 
@@ -76,42 +80,95 @@ def _of_merges(merges: list[tuple[str, str]]) -> Vocabulary:
 
 def _of_json(path: pathlib.Path, content: dict) -> Vocabulary:
     if not isinstance(content, dict):
-        raise ConfigError(f"'{path}' is no vocabulary of CLIP: it is not a JSON object")
+        raise ConfigError(f"'{printable(path)}' is no vocabulary of CLIP: it is not a JSON object")
     if isinstance(model := content.get("model"), dict):  # a tokenizer.json
         if (model.get("type"), model.get("end_of_word_suffix")) != ("BPE", "</w>"):
-            raise ConfigError(f"'{path}' is no vocabulary of CLIP: its model is not byte-pair encoding with '</w>'")
-        ids = model["vocab"] | {token["content"]: token["id"] for token in content.get("added_tokens", ())}
-        merges = [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in model["merges"]]
+            raise ConfigError(
+                f"'{printable(path)}' is no vocabulary of CLIP: its model is not byte-pair encoding with '</w>'"
+            )
+        ids, merges = _of_tokenizer(path, content)
     elif (path.parent / "merges.txt").is_file():
         ids, merges = content, _merges(path.parent / "merges.txt")
     else:
-        raise ConfigError(f"'{path}' needs its merges.txt in the same folder; {_ways()}")
+        raise ConfigError(f"'{printable(path)}' needs its merges.txt in the same folder; {_ways()}")
+    if len(ids) > limits.VOCABULARY_TOKENS or not all(type(id) is int for id in ids.values()):
+        raise ConfigError(f"'{printable(path)}' is no vocabulary of CLIP: it does not give each symbol a number")
     for specials in _SPECIALS:
         if all(name in ids for name in specials):
             return Vocabulary(ids, merges, specials)
-    raise ConfigError(f"'{path}' is no vocabulary of CLIP: it has no '{_SPECIALS[0][0]}' and '{_SPECIALS[0][1]}'")
+    raise ConfigError(
+        f"'{printable(path)}' is no vocabulary of CLIP: it has no '{_SPECIALS[0][0]}' and '{_SPECIALS[0][1]}'"
+    )
+
+
+def _of_tokenizer(path: pathlib.Path, content: dict) -> tuple[dict, list[tuple[str, str]]]:
+    """Ids and merges of a tokenizer.json, whose types alone are checked."""
+    vocab, merges, added = (
+        content["model"].get("vocab"),
+        content["model"].get("merges"),
+        content.get("added_tokens") or [],
+    )
+    if not (isinstance(vocab, dict) and isinstance(merges, list) and isinstance(added, list)):
+        raise ConfigError(f"'{printable(path)}' is no vocabulary of CLIP: its model has no 'vocab' and 'merges'")
+    pairs = [
+        tuple(pair.split(" ") if isinstance(pair, str) else pair if isinstance(pair, list) else ()) for pair in merges
+    ]
+    if wrong := [pair for pair in pairs if len(pair) != 2 or not all(isinstance(symbol, str) for symbol in pair)]:
+        raise ConfigError(
+            f"'{printable(path)}' is no vocabulary of CLIP: a merge is not two symbols, {printable(repr(wrong[0]))}"
+        )
+    if not all(isinstance(token, dict) and isinstance(token.get("content"), str) and "id" in token for token in added):
+        raise ConfigError(f"'{printable(path)}' is no vocabulary of CLIP: an added token has no 'content' and 'id'")
+    return vocab | {token["content"]: token["id"] for token in added}, pairs
+
+
+def _unpacked(path: pathlib.Path) -> bytes:
+    """The content of a text file, or of a gzip file of one member."""
+    content = read_regular(path, limits.VOCABULARY_BYTES)
+    if not path.name.endswith(".gz"):
+        return content
+    stream = zlib.decompressobj(wbits=31)  # of gzip
+    text = stream.decompress(content, limits.VOCABULARY_BYTES)
+    if not stream.eof:
+        kind = "more" if stream.unconsumed_tail else "less"
+        raise ValueError(f"it unpacks to {kind} than it should ({limits.VOCABULARY_BYTES:,} bytes at most)")
+    if stream.unused_data:
+        raise ValueError("bytes follow its end")
+    return text
 
 
 def _merges(path: pathlib.Path) -> list[tuple[str, str]]:
-    content = gzip.decompress(path.read_bytes()) if path.name.endswith(".gz") else path.read_bytes()
-    lines = content.decode("utf-8").rstrip("\n").split("\n")
+    lines = _unpacked(path).decode("utf-8").rstrip("\n").split("\n", 1 + _MERGES)
     merges = [tuple(line.split()) for line in lines[1 : 1 + _MERGES]]  # the first line is the version
+    if not merges:
+        raise ConfigError(f"'{printable(path)}' is no list of merges: it holds none")
     for number, merge in enumerate(merges, 2):
         if len(merge) != 2:
-            raise ConfigError(f"'{path}' is no list of merges: line {number} is not two symbols, {lines[number - 1]!r}")
+            raise ConfigError(
+                f"'{printable(path)}' is no list of merges: line {number} is not two symbols, {printable(repr(lines[number - 1]))}"
+            )
     return merges
 
 
 def _check(path: pathlib.Path, vocabulary: Vocabulary) -> None:
     ids, merges, (start, end) = vocabulary
     if set(ids.values()) != set(range(len(ids))) or (ids[start], ids[end]) != (len(ids) - 2, len(ids) - 1):
-        raise ConfigError(f"'{path}' is no vocabulary of CLIP: '{start}' and '{end}' must be the last of its ids")
+        raise ConfigError(
+            f"'{printable(path)}' is no vocabulary of CLIP: '{start}' and '{end}' must be the last of its ids"
+        )
+    if not all(name.isascii() or _is_text(name) for name in ids):
+        raise ConfigError(f"'{printable(path)}' is no vocabulary of CLIP: it holds halves of characters")
     needed = {symbol + suffix for symbol in byte_symbols() for suffix in ("", "</w>")}
     needed.update(name for first, second in merges for name in (first, second, first + second))
     if missing := needed - ids.keys():
         raise ConfigError(
-            f"'{path}' is no vocabulary of CLIP: it lacks {len(missing)} symbols, such as {min(missing)!r}"
+            f"'{printable(path)}' is no vocabulary of CLIP: it lacks {len(missing)} symbols, such as {printable(repr(min(missing)))}"
         )
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name from JSON can be encoded, where escapes may be halves of characters."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _installed_file() -> pathlib.Path:

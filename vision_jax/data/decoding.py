@@ -1,0 +1,207 @@
+"""Pictures from bytes and arrays that strangers made: few formats, and within bounds on memory and work.
+
+Pillow stores three channels in four bytes a pixel. What its decoders need besides is estimated from the header, before
+any pixel is decoded.
+"""
+
+import contextlib
+import ctypes
+import errno
+import io
+import logging
+import os
+import re
+import struct
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from vision_jax import limits
+from vision_jax.errors import RunError
+from vision_jax.files import printable, read_regular
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # Pillow has more, among them one that runs Ghostscript
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+
+_OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}  # bytes a pixel; others: 4
+_IN_PYTHON = ("ppm", "ppm_plain", "bmp_rle")  # decoders of Pillow's that loop over pixels in Python
+_STRIP_OFFSETS, _ROWS_PER_STRIP, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _ORIENTATION = 273, 278, 322, 323, 324, 274
+
+# What Pillow and libtiff print of a stranger's file is told by BrokenImage, or of no use to its reader.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+with contextlib.suppress(OSError, AttributeError):  # where Pillow hides its libtiff, lines more are printed
+    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
+
+
+class BrokenImage(ValueError):
+    """What is no picture, only a part of one, or one that asks for more than is granted."""
+
+
+def read_picture(path: str | os.PathLike) -> bytes:
+    """The bytes of a picture file. Raises BrokenImage, which names it, where it cannot be read or is too large."""
+    try:
+        return read_regular(path, limits.PICTURE_FILE_BYTES)
+    except OSError as error:
+        raise BrokenImage(f"cannot read '{printable(os.fspath(path))}': {reason(error)}") from None
+
+
+def reason(error: OSError | BrokenImage) -> str:
+    """Why an example is left out. Raises RunError where it is not to blame: memory or open files have run out."""
+    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+        raise RunError(f"pictures can no longer be read: {error.strerror}") from error
+    return printable(getattr(error, "strerror", None) or error, 400)
+
+
+def decode(image: bytes | np.ndarray, memory: int = limits.PICTURE_MEMORY) -> Image.Image:
+    """An RGB picture from an encoded file or from uint8[H, W], [H, W, 1], [H, W, 2], [H, W, 3] or [H, W, 4].
+
+    Grey, palette and CMYK pictures are converted, 16-bit grey is reduced to its high byte, and alpha is dropped. Of an
+    animation the first picture counts. An EXIF orientation is not applied: torchvision and TensorFlow do not, and
+    published accuracies are without it.
+
+    Args:
+        memory: bytes that decoding may take, by estimate.
+
+    Raises:
+        BrokenImage: the bytes are no picture of `FORMATS`, end too early or ask for more than is granted, or the array
+            is of another kind.
+    """
+    if not isinstance(image, bytes):
+        return _from_array(image)
+    try:
+        _check_bytes(image)
+        picture = Image.open(_Stream(image), formats=FORMATS)
+        _check_header(picture, image, memory)
+        picture.load()
+        return to_rgb(picture)
+    except BrokenImage:
+        raise
+    except UnidentifiedImageError:
+        raise BrokenImage("not an image in a known format") from None
+    except Exception as error:  # decoders raise whatever their parsers stumble over
+        raise BrokenImage(printable(f"{type(error).__name__}: {error}")) from None
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A picture of any mode as `decode` has it."""
+    if image.mode.startswith("I"):  # 16 bits, which convert() would clip at 255
+        grey = Image.new("L", image.size)
+        for top, band in bands(image):
+            high = np.clip(np.asarray(band), 0, 2**16 - 1) >> 8
+            grey.paste(Image.fromarray(high.astype(np.uint8)), (0, top))
+        image = grey
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def bands(image: Image.Image, pixels: int = 2**20) -> Iterator[tuple[int, Image.Image]]:
+    """(first row, picture) of the whole width, each of about so many `pixels`."""
+    rows = max(pixels // image.width, 1)
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _from_array(array) -> Image.Image:
+    shape = getattr(array, "shape", ())
+    if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or len(shape) not in (2, 3) or shape[2:] > (4,):
+        kind = f"{array.dtype}{list(shape)}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise BrokenImage(f"a picture is the bytes of a file or uint8[H, W, 1, 3 or 4], got {kind}")
+    if 0 in shape:
+        raise BrokenImage("it has no pixels")
+    return Image.fromarray(array[..., 0] if shape[2:] == (1,) else array).convert("RGB")
+
+
+class _Stream(io.BytesIO):
+    """Bytes that are read only so often: junk, chunks and blocks of a byte each take Pillow microseconds a piece."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.reads += 1
+        if self.reads > limits.PICTURE_READS:
+            raise BrokenImage("it is made of too many small parts")
+        return super().read(size)
+
+
+def _check_bytes(data: bytes) -> None:
+    """What must be known before Pillow looks at a header."""
+    if len(data) > limits.PICTURE_FILE_BYTES:
+        raise BrokenImage(f"it has {len(data):,} bytes, more than the {limits.PICTURE_FILE_BYTES:,} that are read")
+    if data[:2] in (b"P1", b"P2", b"P3") and data.count(b"#") > limits.PICTURE_COMMENTS:
+        raise BrokenImage("it has too many comments")
+    if data[:2] in (b"II", b"MM"):
+        _check_tiff(data)
+
+
+def _check_tiff(data: bytes) -> None:
+    """Pillow makes an object for each strip or tile that a directory lists, needed or not."""
+    order = "<" if data[:2] == b"II" else ">"
+    start, count, entry = ("Q", "Q", "HHQ8x") if b"+" in data[2:4] else ("L", "H", "HHL4x")
+    at = 8 if start == "Q" else 4
+    try:
+        (first,) = struct.unpack_from(order + start, data, at)
+        (entries,) = struct.unpack_from(order + count, data, first)
+    except (struct.error, OverflowError):
+        return  # of which Pillow will complain
+    size = struct.calcsize(order + entry)
+    first += struct.calcsize(order + count)
+    for at in range(first, min(first + entries * size, len(data) - size + 1), size):
+        tag, _, values = struct.unpack_from(order + entry, data, at)
+        if tag in (_STRIP_OFFSETS, _TILE_OFFSETS) and values > limits.PICTURE_STRIPS:
+            raise BrokenImage(f"it has {values:,} strips or tiles")
+
+
+def _check_header(picture: Image.Image, data: bytes, memory: int) -> None:
+    """Raises BrokenImage where decoding would take more memory or work than is granted."""
+    pixels = picture.width * picture.height
+    if not pixels:
+        raise BrokenImage("it has no pixels")
+    size = f"{picture.width:,} x {picture.height:,} pixels"
+    if max(picture.size) > limits.PICTURE_SIDE:
+        raise BrokenImage(f"{size}, more than the {limits.PICTURE_SIDE:,} a side that are read")
+    needed = pixels * _bytes_a_pixel(picture, data) + _tiff_buffers(picture)
+    if needed > memory:
+        raise BrokenImage(
+            f"decoding its {size} takes about {needed >> 20:,} MiB, more than the {memory >> 20:,} of data.picture_memory"
+        )
+    if any(tile[0] in _IN_PYTHON for tile in picture.tile[:1]) and pixels > limits.PICTURE_SLOW_PIXELS:
+        raise BrokenImage(f"{size}, of a kind that is decoded too slowly")
+    if picture.format in ("JPEG", "MPO") and pixels * data.count(b"\xff\xda") > limits.PICTURE_SCANNED_PIXELS:
+        raise BrokenImage(f"{size} in too many scans")
+
+
+def _bytes_a_pixel(picture: Image.Image, data: bytes) -> int:
+    """What the decoder's and Pillow's pictures take, and the one in RGB."""
+    if picture.format == "WEBP":
+        return 20  # measured: libwebp's own picture, two canvases, and what it returns besides
+    needed = _STORED.get(picture.mode, 4) + (4 if picture.mode != "RGB" else 0)
+    if picture.format in ("JPEG", "MPO") and not _is_one_scan(picture, data):
+        needed += 2 * len(picture.getbands())  # all coefficients, which scans add to
+    if picture.format == "TIFF" and _ORIENTATION in picture.tag_v2:
+        needed += _STORED.get(picture.mode, 4)  # Pillow turns it
+    return needed
+
+
+def _is_one_scan(picture: Image.Image, data: bytes) -> bool:
+    """Whether a JPEG is decoded row by row: its first scan holds all channels, finally."""
+    at = 2
+    while re.match(rb"\xff[\xc0-\xcf\xdb-\xfe]", data[at : at + 2]):  # markers of segments
+        at += 2 + max(int.from_bytes(data[at + 2 : at + 4], "big"), 2)
+    is_whole = data[at : at + 2] == b"\xff\xda" and data[at + 4 : at + 5] == bytes([len(picture.getbands())])
+    return is_whole and not picture.info.get("progressive")
+
+
+def _tiff_buffers(picture: Image.Image) -> int:
+    """Bytes of libtiff's buffers, one strip or tile as it is stored: up to eight bytes a pixel."""
+    if picture.format != "TIFF" or picture.tile[0][0] != "libtiff":
+        return 0
+    tags = picture.tag_v2
+    width, height = tags.get(_TILE_WIDTH, picture.width), tags.get(_TILE_LENGTH, picture.height)
+    rows = tags.get(_ROWS_PER_STRIP, picture.height)
+    if not all(isinstance(side, int) for side in (width, height, rows)):
+        raise BrokenImage("its strips or tiles have no size")
+    is_tiled = _TILE_WIDTH in tags or _TILE_LENGTH in tags
+    return 8 * width * (height if is_tiled else min(rows, height))
