@@ -2,7 +2,6 @@
 
 import argparse
 import ast
-import contextlib
 import functools
 import gc
 import importlib.util
@@ -10,16 +9,16 @@ import inspect
 import os
 import pathlib
 import re
-import signal
 import sys
 import traceback
 import typing
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from vision_jax.config import Section, nearest
 from vision_jax.errors import ConfigError, RunError, Stopped
 from vision_jax.files import printable
+from vision_jax.signals import heard
 from vision_jax.values import plain, shown, text
 
 MESSAGE = 1000  # characters of an error that are printed
@@ -43,8 +42,10 @@ def report_errors(command: Callable[[], None]) -> Callable[[], None]:
 
     @functools.wraps(command)
     def reporting() -> None:
-        if status := _status_of(command):
-            gc.collect()  # what the error held, as batches in memory shared with workers, goes before the interpreter does
+        status = _status_of(command)
+        if status > 128:
+            _leave(status)
+        if status:
             sys.exit(status)
 
     return reporting
@@ -52,7 +53,7 @@ def report_errors(command: Callable[[], None]) -> Callable[[], None]:
 
 def _status_of(command: Callable[[], None]) -> int:
     try:
-        with _signals_raise():
+        with heard(_stop):
             command()
     except (ConfigError, RunError) as error:
         print(f"error: {printable(' '.join(str(error).split()), MESSAGE)}", file=sys.stderr)
@@ -74,21 +75,16 @@ def _status_of(command: Callable[[], None]) -> int:
     return 0
 
 
-@contextlib.contextmanager
-def _signals_raise() -> Iterator[None]:
-    """Inside, SIGTERM and Ctrl-C raise `Stopped` where the program stands."""
+def _leave(status: int) -> None:
+    """Ends the process though native code, such as a compilation, is at work in threads, which would crash the usual way."""
+    gc.collect()  # what the error held, as batches in memory shared with workers
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
-    def stop(number: int, _) -> None:
-        raise Stopped(number)
 
-    before = {}
-    with contextlib.suppress(ValueError):  # not in the main thread: the caller's own handlers stay
-        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _stop(number: int, _) -> None:
+    raise Stopped(number)
 
 
 def _of_machine(error: RuntimeError | AssertionError | MemoryError) -> tuple[int, str]:

@@ -7,7 +7,7 @@ import signal
 import pytest
 from tiny_run import config_of
 
-from vision_jax.data import images
+from vision_jax.data import pipeline
 from vision_jax.errors import ConfigError, RunError, Stopped
 from vision_jax.training import loop, start
 
@@ -49,7 +49,7 @@ def stopped(config, workdir, error):
     [
         (start, "prepare", 1, "stopped by SIGTERM"),
         (loop, "compile_step", 1, "stopped by SIGTERM"),
-        (images, "decode", 1, "stopped by SIGTERM before the first step"),
+        (pipeline, "decode", 1, "stopped by SIGTERM before the first step"),
         (loop.Loop, "_next", 6, "stopped by SIGTERM after step [56]: saved; the same command continues"),
         (loop.Loop, "save", 1, "stopped by SIGTERM after step [45]: saved; the same command continues"),
         (loop, "measure", 1, "stopped by SIGTERM after step 4: saved; the same command continues"),

@@ -30,11 +30,11 @@ from vision_jax.data.sources import Source, open_source
 from vision_jax.data.sources.mix import Mix
 from vision_jax.errors import ConfigError
 from vision_jax.files import printable
+from vision_jax.signals import HEARD
 
 Batch = dict[str, np.ndarray]
 
 _CLOSING = 10.0  # seconds that workers have to end by themselves
-_STOP = (signal.SIGTERM, signal.SIGINT)
 _ENDLESS = 2**60  # examples; at sys.maxsize, which Grain uses, its own rounding overflows
 _reported: set[str] = set()  # names of broken images, in this process
 
@@ -91,7 +91,7 @@ class Batches(Iterator[Batch]):
         """Makes the first batch, for which Grain starts its threads, and these the worker processes. All inherit this
         thread's mask of signals: no worker is ended by one before it can ignore it, as `_start_worker` does."""
         _start_tracker()  # now, since that would lift the mask
-        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
+        signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
         try:
             self._first.put((next(self._iterator, None), None))
         except Exception as error:
@@ -324,7 +324,7 @@ def _start_worker(index: int, count: int) -> None:
 
     Ctrl-C reaches all processes of a terminal, and a scheduler's SIGTERM often all of a job.
     """
-    for number in _STOP:
+    for number in HEARD:
         signal.signal(number, signal.SIG_IGN)
 
     def follow_parent():

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from vision_jax.errors import ConfigError, RunError
+from vision_jax.errors import ConfigError, RunError, Stopped
 from vision_jax.models.stacking import path_name
 from vision_jax.training.distributed import any_process, from_first, wait_for_all
 from vision_jax.weights.work_folder import DamagedCheckpoint, checkpoint_steps, checksums, first_line, waiting_for_none
@@ -227,7 +227,12 @@ def whole_everywhere() -> Iterator[None]:
 def _without_chatter() -> Iterator[None]:
     """Reads that Orbax leaves unfinished after a first failure end in many lines on stderr, of which none helps."""
     hooks = sys.excepthook, sys.unraisablehook
-    sys.excepthook = sys.unraisablehook = lambda *_: None
+
+    def stops_only(unraisable) -> None:  # which `vision_jax.signals` raises anew
+        if isinstance(unraisable.exc_value, Stopped):
+            hooks[1](unraisable)
+
+    sys.excepthook, sys.unraisablehook = lambda *_: None, stops_only
     try:
         yield
         gc.collect()

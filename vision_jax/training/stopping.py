@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: SIGTERM, as schedulers send it, and Ctrl-C."""
+"""A run's own answer to the signals that ask it to stop."""
 
 import contextlib
 import os
@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import jax
 
 from vision_jax.errors import Stopped
+from vision_jax.signals import HEARD, heard
 from vision_jax.training.distributed import stop_agreed
 
-HEARD = (signal.SIGTERM, signal.SIGINT)
 GRACE = 5.0  # seconds after which a start that is busy in native code, such as a compilation, is ended from outside
 
 
@@ -26,24 +26,22 @@ class StopRequest(contextlib.AbstractContextManager):
     def __init__(self):
         self.number = 0  # of the signal that was heard
         self._immediate = jax.process_count() == 1
-        self._previous: dict = {}
-        self._watch = contextlib.ExitStack()
+        self._open, self._watch = contextlib.ExitStack(), contextlib.ExitStack()
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is not threading.main_thread():
             return self
         if jax.process_count() > 1:
-            self._install(signal.SIGINT, lambda *_: signal.raise_signal(signal.SIGTERM))
+            before = signal.signal(signal.SIGINT, lambda *_: signal.raise_signal(signal.SIGTERM))
+            self._open.callback(signal.signal, signal.SIGINT, before)
             return self
-        for number in HEARD:
-            self._install(number, self._hear)
+        self._open.enter_context(heard(self._hear))
         self._watch.enter_context(_ended_in_native_code())
         return self
 
     def __exit__(self, *_) -> None:
         self._watch.close()
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        self._open.close()
 
     def defer(self) -> None:
         """From now on there is work to save: a signal waits."""
@@ -72,16 +70,15 @@ class StopRequest(contextlib.AbstractContextManager):
             return self.number
         return int(signal.SIGTERM) if stop_agreed(step) else 0
 
-    def _install(self, number: int, handler) -> None:
-        self._previous[number] = signal.signal(number, handler)
-
-    def _hear(self, number: int, _) -> None:
+    def _hear(self, number: int, again: bool) -> None:
+        if self.number and not again:  # a second one
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
         self.number = number
-        for each in HEARD:
-            signal.signal(each, signal.SIG_DFL)
         if self._immediate:
             raise Stopped(number)
-        os.write(2, f"\n{signal.Signals(number).name}: stopping after this step\n".encode())
+        if not again:
+            os.write(2, f"\n{signal.Signals(number).name}: stopping after this step\n".encode())
 
 
 @contextlib.contextmanager
