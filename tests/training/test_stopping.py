@@ -70,7 +70,7 @@ def test_a_signal_at_any_moment_changes_nothing(module, name, call, said, data, 
     "module, name, call, failure, error, said",
     [
         (
-            images,
+            pipeline,
             "decode",
             60,
             RuntimeError("no such camera"),
@@ -78,7 +78,7 @@ def test_a_signal_at_any_moment_changes_nothing(module, name, call, said, data, 
             "training data: RuntimeError: no such camera; step",
         ),
         (
-            images,
+            pipeline,
             "decode",
             60,
             MemoryError(),
