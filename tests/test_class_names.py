@@ -81,6 +81,7 @@ def test_evaluation_alone(perfect, data, tmp_path):
     assert (
         evaluate(config, other, str(run / "checkpoints" / "40"))["eval/top1"] == 1
     )  # the names are the checkpoint's run's
+    config.model.num_classes = 3
     assert evaluate(config, copied(run, tmp_path / "old", ""))["eval/top1"] == 0.5  # it has no names: by number
     config.data.eval = write(tmp_path / "more", "abcd")
     with pytest.raises(ConfigError, match=r"data\.eval='.*more' has the class 'd', which the model does not know"):

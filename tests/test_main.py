@@ -238,10 +238,10 @@ def test_a_work_folder_is_a_source_of_weights(straight):
         ({"model": {"num_classes": 7}}, "it does not hold 'head/"),
         ({"model": {"representation_size": 8}}, "it holds 'head/kernel'|it does not hold '"),
         ({"model": {"width": 64}}, "the model needs"),
-        ({"model": {"depth": 10**9}}, "model field 'depth' is 1000000000"),
+        ({"model": {"depth": 10**9}}, "model field 'depth' must lie between 1 and 1,000, got 1000000000"),
         ({"data": {"image_size": 10**9}}, "for images of"),
         ({"checkpoint": {"best": 3}}, "checkpoint.best"),
-        ({"derived": {"class_names": "ab"}}, "class_names must be a list of texts"),
+        ({"derived": {"class_names": "ab"}}, "class_names must be a list of names"),
     ],
 )
 def test_a_work_folder_whose_config_was_changed(straight, tmp_path, change, words):

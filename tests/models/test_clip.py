@@ -155,8 +155,8 @@ def test_initial_standard_deviations():
 
 
 def test_fields_of_the_image_tower_merge_with_the_registered_ones():
-    image = vj.create_model("clip_vit_b32", image={"drop_path_rate": 1, "act": "gelu"}).image_module(parent=None)
-    assert image.drop_path_rate == 1.0 and image.act == "gelu" and image.pre_norm and not image.patch_bias
+    image = vj.create_model("clip_vit_b32", image={"drop_path_rate": 0.5, "act": "gelu"}).image_module(parent=None)
+    assert image.drop_path_rate == 0.5 and image.act == "gelu" and image.pre_norm and not image.patch_bias
     assert image.num_classes == 0 and image.patch_size == 32 and image.weight_init == "clip"
     image = vj.create_model("clip_rn50", image={"width": 32}, dtype=jnp.bfloat16).image_module(parent=None)
     assert image.blocks == (3, 4, 6, 3) and image.width == 32 and image.heads == 16 and image.dtype == jnp.bfloat16

@@ -358,11 +358,11 @@ def test_v2_takes_another_window_as_it_is():
     ("fields", "words"),
     [
         ({"window": (3, 4)}, ["'window'", "(3, 4)", "square"]),
-        ({"window": 0}, ["'window'", "positive"]),
+        ({"window": 0}, ["'window'", "between 1 and"]),
         ({"num_heads": (3, 4)}, ["'num_heads'", "stage 0", "8", "3"]),
         ({"num_heads": (2, 3)}, ["'num_heads'", "stage 1", "16", "3"]),
         ({"depths": (2, 1, 1)}, ["'depths'", "'num_heads'", "(2, 1, 1)"]),
-        ({"depths": (2, 0)}, ["'depths'", "positive", "(2, 0)"]),
+        ({"depths": (2, 0)}, ["'depths'", "between 1 and", "got 0"]),
         ({"version": 3}, ["'version'", "1 or 2", "3"]),
         ({"pretrained_window": 6}, ["'pretrained_window'", "6", "version 2"]),
         ({"version": 2, "pretrained_window": (6, 3, 3)}, ["'pretrained_window'", "(6, 3, 3)", "2 stages"]),

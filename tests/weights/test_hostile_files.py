@@ -263,5 +263,5 @@ def test_classes_of_a_run_are_texts(changed):
     config = json.loads(path.read_text())
     for names in ([1, 2, 3], "abc", {"a": 1}, [["ant"]]):
         path.write_text(json.dumps({**config, "derived": {"class_names": names}}))
-        with pytest.raises(ConfigError, match=r"config\.json.*class_names must be a list of texts"):
+        with pytest.raises(ConfigError, match=r"config\.json.*class_names must be a list of names"):
             open_source(changed / "run")
