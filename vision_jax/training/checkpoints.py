@@ -12,6 +12,7 @@ import math
 import pathlib
 import shutil
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -225,7 +226,7 @@ def whole_everywhere() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_chatter() -> Iterator[None]:
-    """Reads that Orbax leaves unfinished after a first failure end in many lines on stderr, of which none helps."""
+    """Reads that Orbax leaves unfinished after a failure end in many lines on stderr, of which none helps."""
     hooks = sys.excepthook, sys.unraisablehook
 
     def stops_only(unraisable) -> None:  # which `vision_jax.signals` raises anew
@@ -236,8 +237,18 @@ def _without_chatter() -> Iterator[None]:
     try:
         yield
         gc.collect()
+    except Stopped:  # the reads that it cuts off end a moment later, in their own threads
+        later = threading.Timer(1.0, setattr, (sys, "excepthook", hooks[0]))
+        later.daemon = True
+        later.start()
+        raise
+    except BaseException:
+        sys.excepthook = hooks[0]
+        raise
+    else:
+        sys.excepthook = hooks[0]
     finally:
-        sys.excepthook, sys.unraisablehook = hooks
+        sys.unraisablehook = hooks[1]
 
 
 def check_structure(what: str, saved: dict[str, Any], abstract_state: Any) -> None:
