@@ -45,7 +45,7 @@ def test_second_writer_then_group_sigterm_then_killed_worker(scratch):
     assert scratch.continued(workdir, like=SHORT) == []
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", matrix.SCENARIOS)
 def test_every_row_is_as_promised(scratch, name):
     """One case of each kind, eight kills, and every damage to every file."""
