@@ -139,7 +139,7 @@ def test_progress_waits_for_a_loss_only_if_a_line_is_due():
 
 
 def test_live_progress_line_is_rewritten_and_fits(monkeypatch, capsys):
-    monkeypatch.setattr(reporting.shutil, "get_terminal_size", lambda: types.SimpleNamespace(columns=24))
+    monkeypatch.setattr(reporting.shutil, "get_terminal_size", lambda *_, **__: types.SimpleNamespace(columns=24))
     clock, stream = Clock(), Terminal()
     reporter = make(None, total_steps=1000, clock=clock, stream=stream)
     reporter.progress(1, 123456.0)
