@@ -13,6 +13,7 @@ import pathlib
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -220,6 +221,9 @@ def whole_everywhere() -> Iterator[None]:
             yield
         except Exception as error:
             problem = first_line(error)  # not the error itself: its frames keep Orbax's unfinished reads alive
+        if problem is not None:
+            gc.collect()
+            time.sleep(0.5)  # while these reads end, in threads of their own
     if any_process(problem is not None):
         raise DamagedCheckpoint(problem or "another process cannot read it")
 
@@ -236,7 +240,6 @@ def _without_chatter() -> Iterator[None]:
     sys.excepthook, sys.unraisablehook = lambda *_: None, stops_only
     try:
         yield
-        gc.collect()
     except Stopped:  # the reads that it cuts off end a moment later, in their own threads
         later = threading.Timer(1.0, setattr, (sys, "excepthook", hooks[0]))
         later.daemon = True
