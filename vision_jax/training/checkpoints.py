@@ -14,7 +14,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -97,6 +97,7 @@ class Checkpoints:
             self._orbax.close()
             self._orbax = None
             logging.getLogger("absl").removeFilter(_not_of_orbax)
+            sys.unraisablehook = self._hook
 
     def restore(self, abstract_state: Any, restart: bool = False) -> Any | None:
         """The newest state that is whole, placed as the `sharding`s of `abstract_state` say; None if there is none.
@@ -136,6 +137,7 @@ class Checkpoints:
         # Made late: what is damaged has been set aside before Orbax looks at the folder.
         if self._orbax is None:
             logging.getLogger("absl").addFilter(_not_of_orbax)  # it logs a failure five times, with tracebacks
+            self._hook, sys.unraisablehook = sys.unraisablehook, _but_closed_loops(sys.unraisablehook)
             self._orbax = ocp.training.Checkpointer(
                 self.folder, preservation_policy=_Keep(self), cleanup_tmp_directories=True
             )
@@ -190,6 +192,16 @@ class Checkpoints:
             f"every checkpoint in {self.folder} is damaged ({reasons}): put back a copy of one, or begin again from step 0"
             " with --accept=restart, which sets them aside"
         )
+
+
+def _but_closed_loops(hook: Callable) -> Callable:
+    """An unraisablehook without what writes that Orbax left unfinished meet at their end."""
+
+    def but_these(unraisable) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    return but_these
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:
