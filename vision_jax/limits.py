@@ -47,9 +47,11 @@ RESIZED_PIXELS = 2**24  # of what a resize makes on its way to a picture of the 
 
 MEMBER_NAME_BYTES = 1024  # of a tar member of a pair; an index has room for the longest name in every row
 CAPTION_BYTES = 2**20  # of a text or JSON member with captions
+TAR_EXTENSION_BYTES = 64 * 2**20  # of all extended headers of a shard, whose records have 7 bytes or more
 SHARDS = 2**20  # that a pattern of braces and stars names
+SHARD_NAMES = 2**27  # characters of the paths that a pattern of braces names
 SELECTION_PART_BYTES = 2**20  # of a selection that is read at once, such as its list of members
-QUERIES_BYTES = 16 * 2**20  # of a file of queries to curate by
+QUERIES_BYTES = 10 * 2**20  # of queries to curate by, in their file and normalised; each takes 45 bytes to find it
 TEXT_CHARACTERS = 2**15  # of a text that are looked at; normalising is quadratic in a run of combining marks
 VOCABULARY_BYTES = 16 * 2**20  # of a vocabulary, unpacked; that of CLIP has 3
 VOCABULARY_TOKENS = 2**20

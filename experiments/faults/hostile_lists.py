@@ -10,8 +10,8 @@ import zipfile
 import zlib
 
 import numpy as np
-from hostile_shards import PAIR
-from picture_cases import case
+from hostile_shards import PAIR, member, padded
+from picture_cases import case, png
 
 
 def selection(path: pathlib.Path, arrays: dict, compression: int = zipfile.ZIP_STORED) -> None:
@@ -66,6 +66,14 @@ def _(path):
     os.truncate(path, 4 * 10**9)
     with open(path, "ab") as stream:
         stream.write(whole)
+
+
+@case("selection", "200,000 times one shard", "a.npz")
+def _(path):
+    path.with_name("a.tar").write_bytes(PAIR + bytes(1024))
+    same = dict(sizes=np.full(200_000, len(PAIR) + 1024), lengths=np.ones(200_000, np.int64))
+    names = np.frombuffer(json.dumps(["a.tar"] * 200_000).encode(), np.uint8)
+    selection(path, arrays() | same | {"shards": names, "starts": np.arange(200_001).clip(0, 1)})
 
 
 @case("selection", "300,000 members", "a.npz")
@@ -125,6 +133,39 @@ def _(path):
 @case("queries", "queries: 15 MB of short lines", "a.txt")
 def _(path):
     return b"\n".join(b"%x" % i for i in range(2_200_000))
+
+
+def _curated(what: str, caption: bytes = b"a cat"):
+    """A file of queries, by which one pair is curated."""
+
+    def register(make):
+        @case("curation", f"curation by {what}", "queries.txt")
+        def _(path):
+            picture, text = (
+                member("a.jpg", 69) + padded(png(1, 1)[:69]),
+                member("a.txt", len(caption)) + padded(caption),
+            )
+            path.with_name("a.tar").write_bytes(picture + text + bytes(1024))
+            return make() + b"\ncat\na\n"
+
+    return register
+
+
+def _random(count: int, letters: int) -> bytes:
+    drawn = np.random.default_rng(0).integers(97, 123, (count, letters + 1), np.uint8)
+    drawn[:, -1] = 10
+    return drawn.tobytes()
+
+
+_curated("10 MB of random queries of 24 letters")(lambda: _random(410_000, 24))
+_curated("10 MB of random queries of 7 letters")(lambda: _random(1_300_000, 7))
+_curated("10 MB of random queries of 900 letters")(lambda: _random(11_600, 900))
+_curated("9 MB of ligatures that are 18 letters each")(
+    lambda: "\n".join(f"\ufdfa\ufdfa\ufdfa{i:x}" for i in range(600_000)).encode()
+)
+_curated("queries that begin each other, of a caption of 1 MB", b"a " * 500_000)(
+    lambda: "\n".join(" ".join("a" * count) for count in range(1, 500)).encode()
+)
 
 
 @case("queries", "queries: a sparse file of 10 GB", "a.txt")

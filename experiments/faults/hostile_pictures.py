@@ -57,6 +57,14 @@ def read_source(spec):
         raise broken[0]
 
 
+def read_index(path):
+    """Of the shard beside it."""
+    from vision_jax.data.shards.index import index_of
+
+    index_of.cache_clear()
+    read_source(f"wds:{path.removesuffix('.index')}")
+
+
 def read_vocabulary(path):
     from vision_jax.data.tokenizers import open_tokenizer
 
@@ -89,6 +97,13 @@ def read_queries(path):
     read_queries(path)
 
 
+def curate(path):
+    from vision_jax.data.curate import curate
+
+    folder = pathlib.Path(path).parent
+    curate(f"{folder}/a.tar", path, f"{folder}/out.npz", 10, 0, "every", 0)
+
+
 def read_config(path):
     from vision_jax.command_line import load_config
 
@@ -99,12 +114,14 @@ READERS = {
     "picture": read_picture,
     "shard": lambda path: read_source(f"wds:{path}"),
     "folder": lambda path: read_source(f"folder:{path}"),
+    "index": read_index,
     "selection": lambda path: read_source(f"wds:{path}"),
     "vocabulary": read_vocabulary,
     "text": read_text,
     "classes": read_classes,
     "templates": read_templates,
     "queries": read_queries,
+    "curation": curate,
     "config": read_config,
 }
 

@@ -39,6 +39,12 @@ def _(path):
     return (member("x", len(records), b"x") + padded(records)) * 40 + PAIR + bytes(1024)
 
 
+@_shard("100 MiB of pax headers, after a pair")
+def _(path):
+    records = b"7 a=bc\n" * 140_000
+    return PAIR + (member("x", len(records), b"x") + padded(records)) * 107 + member("b.txt", 0) + bytes(1024)
+
+
 @_shard("300,000 pax headers")
 def _(path):
     return (member("x", 7, b"x") + padded(b"7 a=bc\n")) * 300_000 + PAIR + bytes(1024)
@@ -92,6 +98,15 @@ def _(path):
         stream.truncate(stream.tell() + 2 * 10**9 // 512 * 512 + 1024)
 
 
+@_shard("8,000 captions of 1 MiB, all of them holes")
+def _(path):
+    with open(path, "wb") as stream:
+        for number in range(8000):
+            stream.write(member(f"{number}.jpg", 1) + padded(b"p") + member(f"{number}.txt", 2**20))
+            stream.seek(2**20, os.SEEK_CUR)
+        stream.write(bytes(1024))
+
+
 @_shard("JSON of 900 kB, deeply nested and of long numbers")
 def _(path):
     parts = [b"[" * 900_000, b'{"caption": ' + b"9" * 900_000 + b"}", b'{"a":' * 150_000]
@@ -107,19 +122,39 @@ def _(path):
     return member("\x1b[2J\nerror.txt", 1) + padded(b"c") + PAIR + bytes(1024)
 
 
-@_shard("an index beside it that points out of it")
-def _(path):
+def _indexed(path, row=(512, 69, 1536, 3, False, b"a"), **changed):
+    """A shard of one pair, and beside it an index of that row whose size and checksum are right."""
     path.write_bytes(PAIR + bytes(1024))
     dtype = np.dtype(
         [*((n, "<i8") for n in ("picture", "picture_size", "caption", "caption_size")), ("is_json", "?"), ("key", "S1")]
     )
-    rows = np.array([(512, 2**50, 0, 2**50, False, b"a")], dtype).tobytes()
+    rows = np.array([row] if row else [], dtype).tobytes()
     status = path.stat()
-    head = dict(
-        format="vision_jax shard index 1", size=status.st_size, mtime_ns=status.st_mtime_ns, pairs=1, key_bytes=1
-    )
-    head |= dict(crc32=zlib.crc32(rows), skipped={})
+    head = dict(format="vision_jax shard index 1", size=status.st_size, mtime_ns=status.st_mtime_ns, key_bytes=1)
+    head |= dict(pairs=1 if row else 0, crc32=zlib.crc32(rows), skipped={}) | changed
     path.with_name("a.tar.index").write_bytes(json.dumps(head).encode() + b"\n" + rows)
+
+
+@_shard("an index beside it that points out of it")
+def _(path):
+    _indexed(path, (512, 2**50, 0, 2**50, False, b"a"))
+
+
+@_shard("an index beside it with offsets that overflow")
+def _(path):
+    _indexed(path, (2**63 - 1, 69, 1536, 3, False, b"a"))
+
+
+for _what, _changed in {
+    "escape sequences for a reason": dict(skipped={"\x1b[2J\nerror: none": [1, ["a"]]}),
+    "a reason without names": dict(row=(), skipped={"no caption": [1, []]}),
+    "a reason of 100,000 names": dict(skipped={"no caption": [100_000, ["a"] * 100_000]}),
+    "nested names": dict(skipped={"no caption": [1, [["a"]]]}),
+    "an infinite count": dict(skipped={"no caption": [float("inf"), ["a"]]}),
+    "fewer than no pairs": dict(pairs=-1),
+    "keys of 2^40 bytes": dict(row=(), pairs=0, key_bytes=2**40),
+}.items():
+    _shard(f"an index beside it with {_what}")(lambda path, changed=_changed: _indexed(path, **changed))
 
 
 @_shard("an index beside it that nests deeply")
@@ -140,6 +175,11 @@ def _(path):
 
 
 @case("shard", "a pattern of 2^40 shards", "{a,b}" * 40 + ".tar")
+def _(path):
+    return path
+
+
+@case("shard", "a pattern of 2^20 names of 8,000 characters", "n" * 8000 + "{a,b}" * 20 + ".tar")
 def _(path):
     return path
 

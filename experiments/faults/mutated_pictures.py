@@ -27,11 +27,14 @@ MEMORY = 2**30  # bytes of address space: the 512 MiB that are promised, and wha
 
 
 def outcome(kind: str, path: pathlib.Path) -> str:
-    """ "OK", the kind of error that ends in one line, or "FOREIGN: ...", with a limit on time."""
+    """ "OK", the kind of error that ends in one line, or "FOREIGN: ...", with a limit on time. What is told must be fit to
+    be printed."""
     signal.alarm(SECONDS)
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stderr(told := io.StringIO()):
             said = read(kind, str(path))
+        if not all(line.isprintable() for line in told.getvalue().split("\n")):
+            return f"FOREIGN: prints {told.getvalue()[:100]!r}"
         return "FOREIGN: out of memory" if "MemoryError" in said else said.partition(":")[0]
     except BaseException as error:
         return f"FOREIGN: {type(error).__name__}: {error}"[:200]
@@ -48,8 +51,9 @@ def fuzz(name: str, count: int, seed: int, folder: pathlib.Path) -> tuple[collec
     kind, file, make = picture_mutations.KINDS[name]
     rng, found, kept = random.Random(f"{seed} {name}"), collections.Counter(), []
     path = folder / file
-    if kind == "selection":
+    if kind in ("selection", "index"):
         (folder / "a.tar").write_bytes(picture_mutations.SHARD)
+        os.utime(folder / "a.tar", ns=(0, 0))  # as indexes say
     for _ in range(count):
         content = make(rng)
         path.write_bytes(content)

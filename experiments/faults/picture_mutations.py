@@ -3,14 +3,20 @@
 `KINDS[name]` is (reader, file name, function of a random.Random that makes the content of a mutated file).
 """
 
+import contextlib
 import copy
+import functools
 import gzip
 import io
 import json
+import os
+import pathlib
 import random
 import re
 import tarfile
+import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -185,6 +191,34 @@ SHARD = _shard(tarfile.PAX_FORMAT)
 SHARD_BYTES = len(SHARD)
 
 
+@functools.cache
+def _valid_index() -> tuple[dict, bytes]:
+    """The head and the rows of the index of SHARD, for modification time 0."""
+    from vision_jax.data import open_source
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "a.tar")
+        path.write_bytes(SHARD)
+        os.utime(path, ns=(0, 0))
+        with contextlib.redirect_stderr(io.StringIO()):
+            open_source(f"wds:{path}")
+        head, _, rows = path.with_name("a.tar.index").read_bytes().partition(b"\n")
+    return json.loads(head) | {"skipped": {"no caption": [2, ["a", "b"]], "empty caption": [1, ["c"]]}}, rows
+
+
+def _index(rng: random.Random) -> bytes:
+    """An index whose head or rows are changed, most often with a checksum that fits again."""
+    head, rows = _valid_index()
+    changed = bytearray(rows)
+    for _ in range(rng.choice((0, 0, 1, 3))):
+        at, size = rng.randrange(len(rows) - 8), rng.choice((1, 8))
+        changed[at : at + size] = rng.choice((bytes(size), b"\xff" * size, rng.randbytes(size)))
+    if rng.random() < 0.9:
+        head = head | {"crc32": zlib.crc32(changed)}
+    text = mutated_json(head, rng) if rng.random() < 0.6 else json.dumps(head).encode()
+    return text + b"\n" + changed
+
+
 def _kinds() -> dict[str, tuple[str, str, Callable]]:
     kinds: dict[str, tuple[str, str, Callable]] = {}
     modes, pictures = ("RGB", "L", "P"), _pictures()
@@ -214,6 +248,7 @@ def _kinds() -> dict[str, tuple[str, str, Callable]]:
     )
     kinds["vocabulary (gzip)"] = ("vocabulary", "bpe.txt.gz", _merges_gz)
     kinds["vocabulary (JSON)"] = ("vocabulary", "tokenizer.json", _tokenizer_json)
+    kinds["index"] = ("index", "a.tar.index", _index)
     kinds["selection"] = ("selection", "b.npz", _selection)
     return kinds
 

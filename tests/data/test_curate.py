@@ -69,6 +69,20 @@ def test_matches_overlap_and_keep_to_whole_words():
     assert ids.tolist() == [0, 1, 2, 3, 4, 6, 5, 0, 2, 3]
 
 
+def test_long_texts_are_searched_in_pieces():
+    """Matches lie in any piece, or over its end, and many queries begin at one place."""
+    rng = np.random.default_rng(0)
+    text = " ".join(rng.choice(["a", "b", "cat", "dog"], 3000))
+    queries = sorted(
+        {curation.normalize(text[i : i + length]) for i in rng.integers(0, 9000, 200) for length in (5, 900)}
+    )
+    queries += [" ".join("a" * count) for count in range(1, 400)]
+    queries = list(dict.fromkeys(filter(None, queries)))
+    _, ids = curation.match([text], queries)
+    assert ids.tolist() == [q for q, query in enumerate(queries) if f" {query} " in f" {curation.normalize(text)} "]
+    assert len(text) > 5 * curation._PIECE and len(ids) > 100
+
+
 def sequential(rows, num_queries, cap, seed):
     """The definition of `balance`, pair by pair."""
     totals = np.bincount([q for row in rows for q in row], minlength=num_queries)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vision_jax import limits
 from vision_jax.data import open_source, pipeline
 from vision_jax.data.shards import index as shard_index
 from vision_jax.data.shards import tar
@@ -385,3 +386,48 @@ def test_training_resumes_exactly(tmp_path, config, encode, workers):
     masks = np.concatenate([batch["mask"] for batch in whole])
     ids = np.concatenate([batch["id"] for batch in whole])
     assert set(ids[~masks]) == {4, 14, 24}
+
+
+def test_what_an_index_says_of_skipped_members_is_not_printed_unless_it_can_be(tmp_path, capfd):
+    path = make(tmp_path / "a.tar", pair(0))
+    open_source(f"wds:{path}")
+    kept = pathlib.Path(f"{path}.index")
+    head, _, rows = kept.read_bytes().partition(b"\n")
+    for skipped in (
+        {"\x1b[2J": [1, ["a"]]},
+        {"no caption": [1, []]},
+        {"no caption": [1, ["a"] * 2]},
+        {"no caption": [0, []]},
+    ):
+        kept.write_bytes(json.dumps(json.loads(head) | {"skipped": skipped}).encode() + b"\n" + rows)
+        shard_index.index_of.cache_clear()
+        source = open_source(f"wds:{path}")
+        assert delivered(source) == originals(1) and source.skipped == {}
+        assert kept.read_bytes().partition(b"\n")[0] == head
+    assert "\x1b" not in capfd.readouterr().err
+
+
+def test_members_behind_too_many_extended_headers_are_told(tmp_path, monkeypatch):
+    names = [f"{'long ' * 40}{number}" for number in range(3)]
+    contents = [(f"{name}.{suffix}", b"data") for name in names for suffix in ("jpg", "txt")]
+    path = make(tmp_path / "a.tar", pair(0) + contents + pair(1))
+    monkeypatch.setattr(limits, "TAR_EXTENSION_BYTES", 1000)  # each of the names takes some 220
+    source = open_source(f"wds:{path}")
+    assert set(delivered(source)) == {"000000000", *names[:2], "000000001"}
+    assert source.skipped == {tar.EXTENDED: 4}
+
+
+def test_a_shard_that_is_named_often_is_indexed_once(tmp_path, monkeypatch):
+    make(tmp_path / "a.tar", [m for i in range(3) for m in pair(i)])
+    made = []
+    monkeypatch.setattr(shard_index, "_make", lambda shard, make=shard_index._make: made.append(shard) or make(shard))
+    source = open_source(f"wds:{tmp_path}/{{,./,.//}}a.tar")
+    assert len(source) == 9 and source[8] == source[5] == source[2] and len(made) == 1
+    assert len(set(source.fingerprint().values())) == 1 and len(source.fingerprint()) == 3
+
+
+def test_paths_of_a_pattern_are_bounded(monkeypatch):
+    monkeypatch.setattr(limits, "SHARD_NAMES", 20 * 6)
+    assert len(expand("{00..19}.tar")) == 20
+    with pytest.raises(ConfigError, match="names 20 shards by paths that are too long"):
+        expand("{00..19}a.tar")

@@ -46,17 +46,28 @@ def read_queries(path: str) -> tuple[list[str], collections.Counter]:
         raise ConfigError(f"--queries: cannot read '{printable(path)}': {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"--queries: '{printable(path)}' is not UTF-8 text (byte {error.start})") from None
-    lines = text.splitlines()
-    if long := [number for number, line in enumerate(lines, 1) if len(line) > limits.CLASS_NAME_CHARACTERS]:
-        raise ConfigError(
-            f"--queries: line {long[0]} of '{printable(path)}' has more than {limits.CLASS_NAME_CHARACTERS:,} characters"
-        )
-    lines = [curation.normalize(line) for line in lines if line.strip()]
-    queries = list(dict.fromkeys(filter(None, lines)))
+    queries: dict[str, None] = {}
+    left_out, size = collections.Counter(merged=0, wordless=0), 0
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        query = curation.normalize(line)
+        if max(len(line), len(query)) > limits.CLASS_NAME_CHARACTERS:
+            raise ConfigError(
+                f"--queries: line {number} of '{printable(path)}' has more than {limits.CLASS_NAME_CHARACTERS:,} characters"
+            )
+        if not query or query in queries:
+            left_out["merged" if query else "wordless"] += 1
+            continue
+        queries[query] = None
+        size += len(query.encode())
+        if size > limits.QUERIES_BYTES:
+            raise ConfigError(
+                f"--queries: '{printable(path)}' holds more than {limits.QUERIES_BYTES:,} bytes of queries"
+            )
     if not queries:
-        raise ConfigError(f"--queries: '{path}' holds no query; expected one a line")
-    wordless = lines.count("")
-    return queries, collections.Counter(merged=len(lines) - wordless - len(queries), wordless=wordless)
+        raise ConfigError(f"--queries: '{printable(path)}' holds no query; expected one a line")
+    return list(queries), left_out
 
 
 def match_shards(shards: Sequence[Shard], queries: Sequence[str], workers: int) -> tuple[np.ndarray, np.ndarray]:

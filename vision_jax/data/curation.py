@@ -20,6 +20,7 @@ from vision_jax.errors import ConfigError
 _SEPARATORS = re.compile(r"[^a-z0-9]+")
 _BETWEEN = " \n "  # between the captions of a pair; no query contains a line's end
 _CHUNK = 2**16  # pairs
+_PIECE = 2**10  # characters of a text that are searched at once: each may be the start of many queries
 
 
 def normalize(text: str) -> str:
@@ -60,6 +61,7 @@ class Matcher:
             raise ConfigError(
                 'matching queries needs the package ahocorasick_rs: pip install "vision_jax[clip]"'
             ) from None
+        self._longest = max(map(len, queries), default=0) + 2  # with the spaces around it
         self._automaton = ahocorasick_rs.AhoCorasick([f" {query} " for query in queries], store_patterns=False)
 
     def __call__(self, texts: Iterable[str | Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
@@ -72,10 +74,16 @@ class Matcher:
         offsets, found = [0], array.array("i")
         for text in texts:
             words = normalize(text) if isinstance(text, str) else _BETWEEN.join(map(normalize, text))
-            matches = self._automaton.find_matches_as_indexes(f" {words} ", overlapping=True)
-            found.extend(sorted({match[0] for match in matches}))
+            found.extend(sorted(self._found(f" {words} ")))
             offsets.append(len(found))
         return np.array(offsets, np.int64), np.array(found, np.int32)
+
+    def _found(self, words: str) -> set[int]:
+        found: set[int] = set()
+        for start in range(0, len(words), _PIECE):
+            piece = words[start : start + _PIECE + self._longest]
+            found.update(match[0] for match in self._automaton.find_matches_as_indexes(piece, overlapping=True))
+        return found
 
 
 def match(texts: Iterable[str | Sequence[str]], queries: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -29,15 +29,37 @@ import numpy as np
 
 from vision_jax import limits
 from vision_jax.data.shards import tar
-from vision_jax.data.shards.pairs import LONG_CAPTION, NO_CAPTION, Shard, Skip, check_unchanged, parse_captions, read
+from vision_jax.data.shards.pairs import (
+    EMPTY_CAPTION,
+    LONG_CAPTION,
+    NO_CAPTION,
+    NOT_TEXT,
+    Shard,
+    Skip,
+    check_unchanged,
+    parse_captions,
+    read,
+)
 from vision_jax.errors import ConfigError
-from vision_jax.files import allowance, open_regular, parse_json, printable
+from vision_jax.files import allowance, open_regular, parse_json, printable, size_on_disk
 
 EMPTY_PICTURE = "empty picture"
 NO_PICTURE = "caption without picture"
 DUPLICATE = "duplicate key"
 LONG_NAME = f"name of more than {limits.MEMBER_NAME_BYTES:,} bytes"
 LARGE_PICTURE = f"picture of more than {limits.PICTURE_FILE_BYTES:,} bytes"
+_REASONS = {
+    EMPTY_PICTURE,
+    NO_PICTURE,
+    DUPLICATE,
+    LONG_NAME,
+    LARGE_PICTURE,
+    EMPTY_CAPTION,
+    LONG_CAPTION,
+    NO_CAPTION,
+    NOT_TEXT,
+}
+_REASONS |= {tar.DAMAGED, tar.CUT_OFF, tar.TRAILING, tar.EXTENDED}
 
 _KINDS = {**dict.fromkeys((b"jpg", b"jpeg", b"png", b"webp"), "picture"), b"txt": "txt", b"json": "json"}
 _FORMAT = "vision_jax shard index 1"
@@ -60,15 +82,17 @@ def read_indexes(shards: Sequence[Shard], source: str) -> tuple[list[int], Skipp
 
     Shards whose index is not at hand yet are indexed. Raises ConfigError where a shard cannot be read.
     """
+    distinct = list(dict.fromkeys(shards))  # a list may name one many times
     with ThreadPoolExecutor(8) as pool:
-        missing = sum(pool.map(lambda shard: _kept(shard) is None, shards))
+        missing = sum(pool.map(lambda shard: _kept(shard) is None, distinct))
         if missing:
-            print(f"{source}: indexing {missing} of {len(shards)} shards", file=sys.stderr, flush=True)
+            print(f"{source}: indexing {missing} of {len(distinct)} shards", file=sys.stderr, flush=True)
         try:
-            lengths, skipped = zip(*pool.map(lambda shard: _summary(index_of(shard)), shards), strict=True)
+            lengths, skipped = zip(*pool.map(lambda shard: _summary(index_of(shard)), distinct), strict=True)
         except OSError as error:
             raise ConfigError(f"{source}: {printable(error, 400)}") from error
-    return list(lengths), total_skipped(skipped)
+    length_of = dict(zip(distinct, lengths, strict=True))
+    return [length_of[shard] for shard in shards], total_skipped(skipped)
 
 
 def _summary(index: Index) -> tuple[int, Skipped]:
@@ -116,9 +140,10 @@ def _dtype(key_bytes: int) -> np.dtype:
 def _members_by_key(shard: Shard, skipped: dict[str, list[bytes]]) -> dict[bytes, list[tuple[str, tar.Member]]]:
     """key -> (kind, member) of all members that belong to pairs; `skipped` gets those that cannot be assigned."""
     keys: dict[bytes, list] = {}
-    last = None
+    last, captions = None, 0
     with io.BufferedReader(open_regular(shard.path)) as stream:
         check_unchanged(shard, stream.fileno())
+        room = size_on_disk(stream) + limits.HOLES
         for member in tar.members(stream, shard.size):
             key, _, suffix = member.name.removeprefix(b"./").rpartition(b".")
             kind = _KINDS.get(suffix.lower())
@@ -127,6 +152,11 @@ def _members_by_key(shard: Shard, skipped: dict[str, list[bytes]]) -> dict[bytes
             elif kind and not key.rpartition(b"/")[2].startswith(b"."):
                 keys.setdefault(key, []).append((kind, member))
                 last = key
+                captions += member.size if kind != "picture" and member.size <= limits.CAPTION_BYTES else 0
+                if captions > room:
+                    raise ConfigError(
+                        f"shard '{printable(shard.path)}' is a sparse file: its captions are mostly holes"
+                    )
             elif member.problem:
                 skipped[member.problem].append(member.name or b"byte %d" % member.offset)
                 if member.problem == tar.DAMAGED and last is not None:  # bytes may be missing from what lies before
@@ -196,9 +226,15 @@ def _load(path: pathlib.Path, shard: Shard) -> Index:
         offsets, sizes = pairs[part], pairs[f"{part}_size"]
         if not ((sizes > 0) & (sizes <= most) & (offsets >= 0) & (offsets <= shard.size - sizes)).all():
             raise ValueError("the index points out of its shard")
-    return Index(
-        pairs, {reason: (int(number), [str(n) for n in names]) for reason, (number, names) in head["skipped"].items()}
-    )
+    return Index(pairs, {reason: _skips(reason, *told) for reason, told in head["skipped"].items()})
+
+
+def _skips(reason: str, number: int, names: list[str]) -> tuple[int, list[str]]:
+    """An entry of `Index.skipped` as a file has it. Raises ValueError or TypeError where `_keep` writes no such one."""
+    is_whole = type(number) is int and 0 < number < 2**63 and 0 < len(names) <= min(number, _NAMED)
+    if reason not in _REASONS or not is_whole or not all(isinstance(name, str) for name in names):
+        raise ValueError("the index tells of what cannot be")
+    return number, list(names)
 
 
 def _keep(shard: Shard, pairs: np.ndarray, skipped: Skipped) -> Index:

@@ -33,15 +33,16 @@ class Skip(ValueError):
 
 def find_shard(path: str, source: str) -> Shard:
     """Raises ConfigError, naming the file and the `source` that asks for it, where it is missing or no file."""
-    shown = printable(path)
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:  # the latter: a NUL in its name
-        raise ConfigError(f"{source}: shard '{shown}' cannot be read: {getattr(error, 'strerror', error)}") from None
+        reason = getattr(error, "strerror", error)
+        raise ConfigError(f"{source}: shard '{printable(path)}' cannot be read: {reason}") from None
     if stat.S_ISDIR(status.st_mode):
+        shown = printable(path)
         raise ConfigError(f"{source}: '{shown}' is a folder; did you mean 'wds:{os.path.join(shown, '*.tar')}'?")
     if not stat.S_ISREG(status.st_mode):
-        raise ConfigError(f"{source}: shard '{shown}' is a pipe or device, not a regular file")
+        raise ConfigError(f"{source}: shard '{printable(path)}' is a pipe or device, not a regular file")
     return Shard(os.path.abspath(path), status.st_size, status.st_mtime_ns)
 
 

@@ -7,6 +7,8 @@ Python's tarfile ends silently at the first damaged header, and keeps an object 
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
+from vision_jax import limits
+
 _BLOCK = 512
 _LONGEST_EXTENSION = 2**20  # bytes of an extended header; a longer one is taken for damage
 _LONGEST_NUMBER = 20  # decimal digits in one
@@ -15,13 +17,14 @@ _LOOK_AHEAD = 2**20  # bytes behind the end of an archive that are looked at; it
 DAMAGED = "damaged tar header"
 CUT_OFF = "cut off by the end of the file"
 TRAILING = "bytes after the end of the archive"
+EXTENDED = f"more than {limits.TAR_EXTENSION_BYTES:,} bytes of extended headers before it"
 
 
 class Member(NamedTuple):
     name: bytes  # empty: not known
     offset: int  # of its data, in bytes from the start of the file
     size: int  # of its data, in bytes
-    problem: str = ""  # DAMAGED, CUT_OFF, TRAILING or empty
+    problem: str = ""  # DAMAGED, CUT_OFF, TRAILING, EXTENDED or empty
 
 
 class _Header(NamedTuple):
@@ -36,8 +39,9 @@ def members(stream: BinaryIO, length: int) -> Iterator[Member]:
     A damaged header gives a nameless member that says where it is, and reading goes on at the next block that is a
     header. The member after it is DAMAGED, too: the lost header may have held its real name. A file that ends in the
     middle of a member, or without the two empty blocks (or one) that end an archive, gives a CUT_OFF member at its end.
+    Past `limits.TAR_EXTENSION_BYTES` of extended headers, members that have one are EXTENDED.
     """
-    position, extended, in_damage, is_suspect = 0, {}, False, False
+    position, extended, in_damage, doubt, room = 0, {}, False, "", limits.TAR_EXTENSION_BYTES
     while position + _BLOCK <= length:
         block = _read(stream, position, _BLOCK)
         position += _BLOCK
@@ -49,7 +53,7 @@ def members(stream: BinaryIO, length: int) -> Iterator[Member]:
                 return
             if not in_damage:
                 yield Member(b"", position - _BLOCK, 0, DAMAGED)
-            extended, in_damage, is_suspect = {}, True, True
+            extended, in_damage, doubt = {}, True, DAMAGED
             continue
         in_damage = False
         kind, size = header.kind, header.size
@@ -62,18 +66,19 @@ def members(stream: BinaryIO, length: int) -> Iterator[Member]:
                 yield Member(extended.get(b"path", header.name), position, size, CUT_OFF)
                 return
             if kind in b"0\0007":
-                is_suspect = is_suspect or b"GNU.sparse" in extended
-                problem = DAMAGED if is_suspect else ""
-                yield Member(extended.get(b"path", header.name), position, size, problem)
-            extended, is_suspect = {}, False
+                doubt = doubt or (DAMAGED if b"GNU.sparse" in extended else "")
+                yield Member(extended.get(b"path", header.name), position, size, doubt)
+            extended, doubt = {}, ""
         elif position + size > length:
             yield Member(b"", position, size, CUT_OFF)
             return
         elif kind in b"xXL":
-            found = _extension(kind, _read(stream, position, size)) if size <= _LONGEST_EXTENSION else None
+            room -= size
+            is_read = size <= _LONGEST_EXTENSION and room >= 0
+            found = _extension(kind, _read(stream, position, size)) if is_read else None
             if found is None:
-                yield Member(b"", position - _BLOCK, 0, DAMAGED)
-                is_suspect = True
+                doubt = DAMAGED if room >= 0 else EXTENDED
+                yield Member(b"", position - _BLOCK, 0, doubt)
             extended |= found or {}
         position += -(-size // _BLOCK) * _BLOCK
     yield Member(b"", min(position, length), 0, CUT_OFF)

@@ -68,9 +68,10 @@ class Wds:
             pairs = index_of(shard).pairs
             return f"{len(pairs)} pairs, {shard.size} bytes ({zlib.crc32(pairs.view(np.uint8)):08x})"
 
-        parts = {os.path.basename(shard.path): text(shard) for shard in self._shards}
+        texts = {shard: text(shard) for shard in dict.fromkeys(self._shards)}
+        parts = {os.path.basename(shard.path): texts[shard] for shard in self._shards}
         if len(parts) < len(self._shards):  # shards of one name in several folders
-            parts = {f"{i}: {os.path.basename(shard.path)}": text(shard) for i, shard in enumerate(self._shards)}
+            parts = {f"{i}: {os.path.basename(shard.path)}": texts[shard] for i, shard in enumerate(self._shards)}
         return parts if self._rows is None else parts | {"selection": f"{zlib.crc32(self._rows):08x}"}
 
     def __len__(self) -> int:
@@ -104,15 +105,18 @@ def expand(pattern: str) -> list[str]:
 
     Raises:
         ConfigError: braces that are neither a range {000..099} nor a list {a,b}, or a pattern that matches no file or
-            more than `limits.SHARDS`.
+            more than `limits.SHARDS`, or paths of more than `limits.SHARD_NAMES` characters in all.
     """
     shown = printable(pattern)
     parts = re.split(r"\{([^{}]*)\}", os.path.expanduser(pattern))
     if any(brace in text for text in parts[::2] for brace in "{}"):
         raise ConfigError(f"the braces of 'wds:{shown}' do not match; expected such as 'PATH/{{000..099}}.tar'")
     choices = [_braces(part, shown) if i % 2 else [part] for i, part in enumerate(parts)]
-    if math.prod(map(len, choices)) > limits.SHARDS:
+    count = math.prod(map(len, choices))
+    if count > limits.SHARDS:
         raise ConfigError(f"'wds:{shown}' names more than {limits.SHARDS:,} shards")
+    if count * sum(max(map(len, texts)) for texts in choices) > max(limits.SHARD_NAMES, len(pattern)):
+        raise ConfigError(f"'wds:{shown}' names {count:,} shards by paths that are too long")
     paths = []
     for path in map("".join, itertools.product(*choices)):
         if "*" in path or "?" in path:
