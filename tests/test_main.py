@@ -127,18 +127,6 @@ def test_another_config_in_the_same_work_folder_is_an_error(straight):
     assert "schedule.base_lr: was 0.001, is 1.0" in err and len(err.strip().splitlines()) == 1
 
 
-def test_sigterm_saves_and_the_same_command_continues(straight, tmp_path):
-    process = start(tmp_path, "--config=configs/vit_digits.py", *SMALL, "--config.checkpoint.every=1000 steps")
-    wait_for(tmp_path / "metrics.jsonl", process)
-    process.send_signal(signal.SIGTERM)
-    _, err = finish(process, status=128 + signal.SIGTERM)
-    assert "stopped by SIGTERM after step" in err and [
-        path for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()
-    ]
-    train(tmp_path, "--config.checkpoint.every=1000 steps", "--config.data.workers=1")
-    assert_same_run(straight, tmp_path)
-
-
 def test_a_kill_changes_nothing(straight, tmp_path):
     process = start(tmp_path, "--config=configs/vit_digits.py", *SMALL)
     wait_for(tmp_path / "metrics.jsonl", process)
