@@ -107,7 +107,7 @@ def test_odd_arguments_are_named(argv, words, monkeypatch):
     [
         (ConfigError("a\x1b[31m\nb"), 2, "error: a\\x1b[31m b"),
         (RunError("full"), 1, "error: full"),
-        (PermissionError(13, "Permission denied", "/root/x\n"), 1, "error: '/root/x\\n': Permission denied"),
+        (PermissionError(13, "Permission denied", "/a/x\n"), 1, "error: '/a/x\\n': Permission denied"),
     ],
 )
 def test_errors_are_one_line_without_control_characters(error, status, line, capsys):
