@@ -70,7 +70,7 @@ def size_on_disk(stream: BinaryIO) -> int:
     stat = os.fstat(stream.fileno())
     if 512 * stat.st_blocks >= stat.st_size:
         return stat.st_size
-    position, size = 0, 0
+    before, position, size = os.lseek(stream.fileno(), 0, os.SEEK_CUR), 0, 0
     try:
         for _ in range(_MOST_EXTENTS):
             start = os.lseek(stream.fileno(), position, os.SEEK_DATA)
@@ -80,7 +80,7 @@ def size_on_disk(stream: BinaryIO) -> int:
     except OSError as error:
         return size if error.errno == errno.ENXIO else stat.st_size  # no data follow; or holes are not known here
     finally:
-        os.lseek(stream.fileno(), 0, os.SEEK_SET)
+        os.lseek(stream.fileno(), before, os.SEEK_SET)
 
 
 def read_regular(path: str | os.PathLike, most: int) -> bytes:
@@ -92,9 +92,9 @@ def read_regular(path: str | os.PathLike, most: int) -> bytes:
         return stream.readall()
 
 
-def allowance(status: os.stat_result) -> int:
-    """Bytes of memory that what a file holds may take: see `vision_jax.limits`; holes in a file do not count."""
-    return limits.FILE_MEMORY + 2 * 512 * status.st_blocks
+def allowance(stream: BinaryIO) -> int:
+    """Bytes of memory that what an open file holds may take: see `vision_jax.limits`; holes in it do not count."""
+    return limits.FILE_MEMORY + 2 * size_on_disk(stream)
 
 
 def is_folder(entry: os.DirEntry) -> bool:
@@ -108,6 +108,19 @@ def is_folder(entry: os.DirEntry) -> bool:
 def read_json(path: str | os.PathLike, most: int = limits.JSON_BYTES, pairs: Callable | None = None) -> Any:
     """The value of a JSON file. Raises OSError for the file, ValueError for what it holds."""
     return parse_json(read_regular(path, most), most, pairs)
+
+
+def read_object(path: str | os.PathLike, what: str) -> dict[str, Any]:
+    """The object that a JSON file beside weights or of a run holds. Raises ConfigError that begins with `what`."""
+    try:
+        content = read_json(path, limits.CONFIG_BYTES)
+    except OSError as error:
+        raise ConfigError(f"{what} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{what} cannot be read: {printable(error)}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{what} is no JSON object")
+    return content
 
 
 def parse_json(content: bytes | str, most: int = limits.JSON_BYTES, pairs: Callable | None = None) -> Any:

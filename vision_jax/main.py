@@ -16,9 +16,8 @@ import sys
 from vision_jax import limits
 from vision_jax.command_line import Parser, apply_overrides, load_config, report_errors
 from vision_jax.errors import ConfigError
-from vision_jax.files import user_path
 from vision_jax.values import shown
-from vision_jax.weights.work_folder import read_run_config
+from vision_jax.weights.work_folder import local_folder, read_run_config
 
 OF_PROCESSES = ("--coordinator", "--process_id", "--num_processes", "--process_timeout")
 
@@ -52,15 +51,10 @@ def parse(argv: list[str]):
     args, overrides = parser.parse_known_args(argv)
     if not args.workdir:
         raise ConfigError("--workdir must name a folder ('.' for this one)")
-    if "://" in args.workdir:
-        raise ConfigError(
-            f"--workdir={args.workdir}: the work folder must be on a mounted file system; copy it to storage of this kind"
-            " after the run, or mount that as a folder"
-        )
     for name in ("process_id", "num_processes", "process_timeout"):
         if (number := getattr(args, name)) is not None and not 0 <= number < limits.PROCESSES:
             raise ConfigError(f"--{name} must lie between 0 and {limits.PROCESSES - 1}, got {shown(number)}")
-    workdir = user_path(args.workdir).absolute()
+    workdir = local_folder(args.workdir)
     if args.config:
         config = load_config(args.config)
     elif args.mode == "eval":

@@ -7,7 +7,6 @@ import logging
 import pathlib
 import random
 import shutil
-import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -207,11 +206,7 @@ def size(path: pathlib.Path) -> int:
 
 
 def through_the_command(scratch: Scratch) -> Iterator[Row]:
-    stopped = scratch.folder("stopped")
-    run = scratch.start(stopped)
-    run.until_step(stopped, 65)
-    run.tell(signal.SIGTERM)
-    run.finish()
+    stopped = scratch.stopped("stopped", 65)
     newest = checkpoints(stopped)[-1]
     files = files_of(stopped / "checkpoints" / str(newest))
     workdir = scratch.root / "damaged"
@@ -223,7 +218,7 @@ def through_the_command(scratch: Scratch) -> Iterator[Row]:
         damage(workdir / "checkpoints" / str(newest) / file, kind)
         run = scratch.train(workdir)
         wrong = run.check(0) or scratch.same(workdir)
-        if not any(word in run.err for word in ("damaged",)) and list((workdir / "checkpoints").glob("damaged*")):
+        if "damaged" not in run.err and list((workdir / "checkpoints").glob("damaged*")):
             wrong.append("passed over without a word")
         said = next((line for line in run.err.splitlines() if "damaged" in line), "")
         row = run.row("damage", f"{shortened(file)} of checkpoint {newest} {kind}; the same command", wrong)

@@ -205,6 +205,15 @@ class Scratch:
         """The same, to its end."""
         return self.start(workdir, *arguments, **options).finish()
 
+    def stopped(self, name: str, step: int) -> pathlib.Path:
+        """The work folder of a run that SIGTERM stopped once it had reported a step."""
+        workdir = self.folder(name)
+        run = self.start(workdir)
+        run.until_step(workdir, step)
+        run.tell(signal.SIGTERM)
+        run.finish()
+        return workdir
+
     def quiet(self, *arguments: str) -> pathlib.Path:
         """The work folder of a run that nothing disturbed, made once for these arguments."""
         if arguments not in self.made:

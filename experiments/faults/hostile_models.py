@@ -175,38 +175,26 @@ def classes(folder: pathlib.Path) -> pathlib.Path:
 MODELS[".safetensors: 10**12 classes without parameters"] = classes
 
 
-def blocks(folder: pathlib.Path) -> pathlib.Path:
-    """timm's ViT with 900 blocks."""
-    place = folder / "timm vit"
-    from vision_jax.weights.readers import open_tensors
-    from vision_jax.weights.safetensors import write_safetensors
+def repeated(name: str, prefix: str, count: int):
+    """A model in timm's format with so many blocks like the first, in a row."""
 
-    tensors = {name: np.asarray(found.read()) for name, found in open_tensors(place).items()}
-    first = {name: value for name, value in tensors.items() if name.startswith("blocks.0.")}
-    for i in range(1, 900):
-        tensors |= {name.replace("blocks.0.", f"blocks.{i}."): value for name, value in first.items()}
-    write_safetensors(place / "model.safetensors", tensors)
-    return place
+    def case(folder: pathlib.Path) -> pathlib.Path:
+        from vision_jax.weights.readers import open_tensors
+        from vision_jax.weights.safetensors import write_safetensors
 
+        place = folder / name
+        tensors = {name: np.asarray(found.read()) for name, found in open_tensors(place).items()}
+        first = {name: value for name, value in tensors.items() if name.startswith(f"{prefix}blocks.0.")}
+        for i in range(1, count):
+            tensors |= {name.replace("blocks.0.", f"blocks.{i}."): value for name, value in first.items()}
+        write_safetensors(place / "model.safetensors", tensors)
+        return place
 
-MODELS[".safetensors: 900 blocks"] = blocks
-
-
-def swin_blocks(folder: pathlib.Path) -> pathlib.Path:
-    """Swin with 600 blocks in a stage."""
-    place = folder / "timm swin"
-    from vision_jax.weights.readers import open_tensors
-    from vision_jax.weights.safetensors import write_safetensors
-
-    tensors = {name: np.asarray(found.read()) for name, found in open_tensors(place).items()}
-    first = {name: value for name, value in tensors.items() if name.startswith("layers.0.blocks.0.")}
-    for i in range(1, 600):
-        tensors |= {name.replace("blocks.0.", f"blocks.{i}."): value for name, value in first.items()}
-    write_safetensors(place / "model.safetensors", tensors)
-    return place
+    return case
 
 
-MODELS[".safetensors: Swin of 600 blocks"] = swin_blocks
+MODELS[".safetensors: 900 blocks"] = repeated("timm vit", "", 900)
+MODELS[".safetensors: Swin of 600 blocks"] = repeated("timm swin", "layers.0.", 600)
 
 
 def with_run(name: str, **values) -> None:

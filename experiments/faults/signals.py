@@ -63,11 +63,7 @@ def before_the_first_step(scratch: Scratch) -> Iterator[Row]:
 
 
 def of_a_continuation(scratch: Scratch) -> Iterator[Row]:
-    workdir = scratch.folder("continuation")
-    first = scratch.start(workdir)
-    first.until_step(workdir, 30)
-    first.tell(signal.SIGTERM)
-    first.finish()
+    workdir = scratch.stopped("continuation", 30)
     before = untouched(workdir / "checkpoints")
     for seconds in [2.5] if scratch.quick else [1.0, 2.5, 3.5]:
         run = scratch.start(workdir, environment=UNCACHED)

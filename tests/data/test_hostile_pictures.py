@@ -12,7 +12,7 @@ from PIL import Image
 
 from vision_jax import limits
 from vision_jax.config import base_config
-from vision_jax.data import augment, images, open_source, pipeline
+from vision_jax.data import augment, decoding, images, open_source, pipeline
 from vision_jax.data.decoding import BrokenImage, decode, read_picture
 from vision_jax.data.sources.pictures import Pictures
 from vision_jax.data.tokenizers import open_tokenizer
@@ -149,7 +149,7 @@ def test_crops_in_bands_are_those_in_one_piece(box, picture, monkeypatch):
     top, left, h, w = box
     whole = picture.crop((left, top, left + w, top + h)).resize((40, 32), Image.Resampling.BICUBIC)
     for band in (1, 200, 2**20):
-        monkeypatch.setattr(images, "_BAND", band)
+        monkeypatch.setattr(decoding, "BAND", band)
         np.testing.assert_array_equal(np.asarray(images.resized_crop(picture, box, (32, 40), "bicubic")), whole)
 
 

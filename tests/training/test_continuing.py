@@ -1,19 +1,15 @@
 """Starting again in a work folder: what may change, what is accepted knowingly, and what is missing is made up for."""
 
 import json
-import pathlib
 import shutil
 
 import numpy as np
 import pytest
 from tiny_run import config_of
 
-from vision_jax.config import base_config, leaves
 from vision_jax.errors import ConfigError
-from vision_jax.training import continuing, loop
+from vision_jax.training import loop
 from vision_jax.weights.work_folder import metric_rows
-
-REPO = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -135,13 +131,3 @@ def test_init_from_is_not_opened_again(run, straight, data, tmp_path):
 def test_words_that_accept_knows(run, data):
     with pytest.raises(ConfigError, match=r"--accept=duraton: no such key; did you mean 'duration'"):
         loop.train(config_of(data), run, accept=["duraton"])
-
-
-def test_the_documentation_has_the_same_table():
-    keys = {key for key, _ in leaves(base_config())}
-    for known in continuing.MAY_CHANGE:
-        assert known.startswith("model.") or any(key == known or key.startswith(f"{known}.") for key in keys), known
-    text = (REPO / "docs" / "guarantees.md").read_text()
-    rows = dict(row.strip("| ").split(" | ", 1) for row in text.splitlines() if row.startswith("| `"))
-    for key, why in continuing.MAY_CHANGE.items():
-        assert rows.get(f"`{key}`") == why

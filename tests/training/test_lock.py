@@ -62,6 +62,28 @@ def test_an_owner_on_another_machine_counts_by_its_heartbeat(owner, tmp_path, ca
     beating.join()
 
 
+def test_a_start_that_was_refused_keeps_nothing(tmp_path):
+    """Neither the kernel's lock nor a descriptor: the next start in the same process meets the same owner."""
+    (tmp_path / "lock").write_text(json.dumps({"process": 7, "host": "there", "boot": "another"}))
+    context = multiprocessing.get_context("spawn")
+    beating = context.Process(target=beat, args=(tmp_path / "lock", {"process": 7, "host": "there", "boot": "another"}))
+    beating.start()
+    for _ in range(2):
+        descriptors = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(ConfigError, match="in use by process 7 on host there"):
+            WriterLock(tmp_path, heartbeat=0.1, silent=30).__enter__()
+        assert len(os.listdir("/proc/self/fd")) == descriptors
+    beating.kill()
+    beating.join()
+
+
+def test_a_lock_that_another_took_over_is_left(tmp_path):
+    lock = WriterLock(tmp_path)
+    with lock:
+        (tmp_path / "lock").write_text('{"process": 7, "host": "there", "boot": "another"}')
+    assert json.loads((tmp_path / "lock").read_text())["process"] == 7
+
+
 def beat(lock, said):
     lock.parent.mkdir(exist_ok=True)
     lock.write_text(json.dumps(said))

@@ -25,6 +25,8 @@ from vision_jax.files import printable, read_regular
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # Pillow has more, among them one that runs Ghostscript
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 
+BAND = 2**20  # pixels that are cut out at a time
+
 _OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}  # bytes a pixel; others: 4
 _IN_PYTHON = ("ppm", "ppm_plain", "bmp_rle")  # decoders of Pillow's that loop over pixels in Python
@@ -97,11 +99,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def bands(image: Image.Image, pixels: int = 2**20) -> Iterator[tuple[int, Image.Image]]:
-    """(first row, picture) of the whole width, each of about so many `pixels`."""
-    rows = max(pixels // image.width, 1)
-    for top in range(0, image.height, rows):
-        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+def bands(image: Image.Image, box: tuple[int, int, int, int] | None = None) -> Iterator[tuple[int, Image.Image]]:
+    """`box`, (top, left, height, width), of a picture, all of it by default, in parts of its whole width, each of about
+    `BAND` pixels, so that no copy of it all is made: (first row within the box, picture)."""
+    top, left, height, width = box or (0, 0, image.height, image.width)
+    rows = max(BAND // width, 1)
+    for start in range(0, height, rows):
+        stop = min(start + rows, height)
+        yield start, image.crop((left, top + start, left + width, top + stop))
 
 
 def _from_array(array) -> Image.Image:

@@ -11,12 +11,12 @@ from PIL import Image
 
 from vision_jax import limits
 from vision_jax.data.decoding import BrokenImage as BrokenImage
+from vision_jax.data.decoding import bands
 from vision_jax.data.decoding import decode as decode
 from vision_jax.errors import ConfigError
 from vision_jax.values import shown
 
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-_BAND = 2**20  # pixels that are cut out at a time
 
 
 def resize(image: Image.Image, size: tuple[int, int], interpolation: str) -> Image.Image:
@@ -35,11 +35,8 @@ def resized_crop(
         return resize(image.crop((left, top, left + width, top + height)), size, interpolation)
     # Bit for bit what a crop and a resize make, without a copy of the whole box: Pillow makes rows short first.
     rows = Image.new(image.mode, (size[1], height))
-    step = max(_BAND // width, 1)
-    for start in range(0, height, step):
-        stop = min(start + step, height)
-        band = image.crop((left, top + start, left + width, top + stop))
-        rows.paste(band.resize((size[1], stop - start), RESAMPLING[interpolation]), (0, start))
+    for start, band in bands(image, box):
+        rows.paste(band.resize((size[1], band.height), RESAMPLING[interpolation]), (0, start))
     return rows.resize(size[::-1], RESAMPLING[interpolation])
 
 

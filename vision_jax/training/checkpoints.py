@@ -5,16 +5,12 @@ was read is what was written (Orbax has no checksum of its own: a flipped byte r
 """
 
 import contextlib
-import gc
 import itertools
 import logging
 import math
 import pathlib
 import shutil
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +19,7 @@ from orbax.checkpoint import v1 as ocp
 from vision_jax.errors import ConfigError, RunError, Stopped
 from vision_jax.models.stacking import path_name
 from vision_jax.training.distributed import any_process, from_first, wait_for_all
+from vision_jax.training.orbax_noise import settle, without_orbax_noise
 from vision_jax.weights.work_folder import DamagedCheckpoint, checkpoint_steps, checksums, first_line, waiting_for_none
 
 log = logging.getLogger(__name__)
@@ -52,12 +49,13 @@ class Checkpoints:
         self.last = -1  # the newest step that is saved, or being saved
         self.writing: tuple[int, Any] | None = None  # a step, and Orbax's answer about it
         self._orbax = None
+        self._quiet = contextlib.ExitStack()  # from the first save until it is closed
 
     def steps(self) -> list[int]:
         """Steps of all checkpoints that lie in the folder, whole or not."""
         return checkpoint_steps(self.folder)
 
-    def best_step(self, steps: Sequence[int]) -> int | None:
+    def best_step(self, steps: Iterable[int]) -> int | None:
         """Of these steps the one with the best value, the earliest of equals; None where none has been evaluated."""
         known = [step for step in steps if step in self.values]
         return max(known, key=lambda step: (self.sign * self.values[step], -step), default=None)
@@ -67,7 +65,7 @@ class Checkpoints:
         value = metrics.get(self.best)
         if value is None or not math.isfinite(value):
             return False
-        before = self.best_step({*self.steps(), *([self.last] if self.last >= 0 else [])} - {step})
+        before = self.best_step({*self.steps(), self.last} - {step})
         self.values[step] = value
         return bool(from_first(before is None or self.sign * value > self.sign * self.values[before]))
 
@@ -92,12 +90,11 @@ class Checkpoints:
                 answer.result()  # and not orbax.wait(): until it is asked for, an answer holds a thread and its descriptors
 
     def close(self) -> None:
-        self.wait()
-        if self._orbax:
-            self._orbax.close()
-            self._orbax = None
-            logging.getLogger("absl").removeFilter(_not_of_orbax)
-            sys.unraisablehook = self._hook
+        with self._quiet:
+            self.wait()
+            if self._orbax:
+                self._orbax.close()
+                self._orbax = None
 
     def restore(self, abstract_state: Any, restart: bool = False) -> Any | None:
         """The newest state that is whole, placed as the `sharding`s of `abstract_state` say; None if there is none.
@@ -109,7 +106,8 @@ class Checkpoints:
         older, problems = self.steps(), []
         while (step := from_first(older.pop() if older else -1)) >= 0:
             try:
-                state = self._read(step, abstract_state)
+                with without_orbax_noise():
+                    state = self._read(step, abstract_state)
             except (DamagedCheckpoint, OtherStructure) as error:
                 problems.append((step, error))
                 continue
@@ -136,8 +134,7 @@ class Checkpoints:
     def _checkpointer(self) -> Any:
         # Made late: what is damaged has been set aside before Orbax looks at the folder.
         if self._orbax is None:
-            logging.getLogger("absl").addFilter(_not_of_orbax)  # it logs a failure five times, with tracebacks
-            self._hook, sys.unraisablehook = sys.unraisablehook, _but_closed_loops(sys.unraisablehook)
+            self._quiet.enter_context(without_orbax_noise())
             self._orbax = ocp.training.Checkpointer(
                 self.folder, preservation_policy=_Keep(self), cleanup_tmp_directories=True
             )
@@ -148,6 +145,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
+            settle()
             whole = [known for known in self.steps() if known < step]
             safe = f"that of step {whole[-1]} is safe" if whole else "there is none before it"
             self.last, self._orbax = max(whole, default=-1), None  # what Orbax began is lost with it
@@ -194,20 +192,6 @@ class Checkpoints:
         )
 
 
-def _but_closed_loops(hook: Callable) -> Callable:
-    """An unraisablehook without what writes that Orbax left unfinished meet at their end."""
-
-    def but_these(unraisable) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            hook(unraisable)
-
-    return but_these
-
-
-def _not_of_orbax(record: logging.LogRecord) -> bool:
-    return "orbax" not in record.pathname
-
-
 class _Keep:
     """Orbax's preservation policy: the newest checkpoints, and the best of those that are evaluated."""
 
@@ -228,42 +212,17 @@ class OtherStructure(ConfigError):
 def whole_everywhere() -> Iterator[None]:
     """Raises DamagedCheckpoint in every process where reading fails in one, of whatever Orbax meets in a torn file."""
     problem = None
-    with _without_chatter():
-        try:
-            yield
-        except Exception as error:
-            problem = first_line(error)  # not the error itself: its frames keep Orbax's unfinished reads alive
-        if problem is not None:
-            gc.collect()
-            time.sleep(0.5)  # while these reads end, in threads of their own
-    if any_process(problem is not None):
-        raise DamagedCheckpoint(problem or "another process cannot read it")
-
-
-@contextlib.contextmanager
-def _without_chatter() -> Iterator[None]:
-    """Reads that Orbax leaves unfinished after a failure end in many lines on stderr, of which none helps."""
-    hooks = sys.excepthook, sys.unraisablehook
-
-    def stops_only(unraisable) -> None:  # which `vision_jax.signals` raises anew
-        if isinstance(unraisable.exc_value, Stopped):
-            hooks[1](unraisable)
-
-    sys.excepthook, sys.unraisablehook = lambda *_: None, stops_only
     try:
         yield
-    except Stopped:  # the reads that it cuts off end a moment later, in their own threads
-        later = threading.Timer(1.0, setattr, (sys, "excepthook", hooks[0]))
-        later.daemon = True
-        later.start()
+    except Stopped:
+        settle()
         raise
-    except BaseException:
-        sys.excepthook = hooks[0]
-        raise
-    else:
-        sys.excepthook = hooks[0]
-    finally:
-        sys.unraisablehook = hooks[1]
+    except Exception as error:
+        problem = first_line(error)  # not the error itself: its frames keep Orbax's unfinished reads alive
+    if problem:
+        settle()
+    if any_process(problem is not None):
+        raise DamagedCheckpoint(problem or "another process cannot read it")
 
 
 def check_structure(what: str, saved: dict[str, Any], abstract_state: Any) -> None:

@@ -83,11 +83,11 @@ def init_from(spec: str, model, image_size, fresh: dict, class_names: Sequence[s
         if tower != "image":
             check_functions(theirs, model)
         check_windows(theirs, source.image_size, model, as_pair(image_size))
-        theirs, told = loaded["params"], ""
-        if not tower and "head" in theirs and "head" in fresh["params"]:
-            head, told = head_by_name(theirs["head"], fresh["params"]["head"], source.class_names, class_names)
-            theirs = {**theirs, "head": head}
-        params, report = merge(theirs, source.image_size, model, image_size, fresh["params"], source.resampling)
+        given, told = loaded["params"], ""
+        if not tower and "head" in given and "head" in fresh["params"]:
+            head, told = head_by_name(given["head"], fresh["params"]["head"], source.class_names, class_names)
+            given = {**given, "head": head}
+        params, report = merge(given, source.image_size, model, image_size, fresh["params"], source.resampling)
     except ConfigError as error:
         raise ConfigError(f"config.init_from={spec!r}: {error}") from error
     collections = {name: _statistics(tree, loaded.get(name, {})) for name, tree in fresh.items() if name != "params"}

@@ -5,7 +5,6 @@ import fcntl
 import json
 import os
 import pathlib
-import secrets
 import socket
 import sys
 import threading
@@ -38,10 +37,11 @@ class WriterLock(contextlib.AbstractContextManager):
             self.made_folder = not workdir.exists()
             workdir.mkdir(parents=True, exist_ok=True)
             self.file = self._open()
-            flocked = self._flock()
-            if (owner := _read(self.path)) and not (flocked and owner.get("boot") == _boot()):
-                self._wait_for_silence(owner)
-            self._write()
+            try:
+                self._take()
+            except BaseException:
+                os.close(self.file)
+                raise
         except OSError as error:
             raise ConfigError(f"cannot write the work folder {workdir}: {error.strerror}") from error
         self.thread = threading.Thread(target=self._beat, daemon=True)
@@ -51,12 +51,22 @@ class WriterLock(contextlib.AbstractContextManager):
     def __exit__(self, *_) -> None:
         self.stopped.set()
         self.thread.join()
-        with contextlib.suppress(OSError):
-            self.path.unlink()
+        if _read(self.path) == self.text:  # not another's, that took this one to be gone
+            with contextlib.suppress(OSError):
+                self.path.unlink()
         os.close(self.file)
         if self.made_folder:  # a start that failed leaves nothing
             with contextlib.suppress(OSError):
                 self.path.parent.rmdir()
+
+    def _take(self) -> None:
+        flocked = self._flock()
+        while (owner := _read(self.path)) and not (flocked and owner.get("boot") == _boot()):
+            if self._fell_silent(owner):
+                break
+            self._reopen()  # it has ended in the meantime
+            flocked = self._flock()
+        self._write()
 
     def _open(self) -> int:
         if self.path.exists() and not self.path.is_file():
@@ -75,10 +85,14 @@ class WriterLock(contextlib.AbstractContextManager):
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(self.file), os.stat(self.path)):
                     return True
-            os.close(self.file)  # its owner has just removed it
-            self.file = self._open()
+            self._reopen()  # its owner has just removed it
 
-    def _wait_for_silence(self, owner: dict[str, Any]) -> None:
+    def _reopen(self) -> None:
+        before, self.file = self.file, self._open()
+        os.close(before)
+
+    def _fell_silent(self, owner: dict[str, Any]) -> bool:
+        """Whether its owner gives no sign of life; False where it removes the lock. Raises ConfigError where it gives one."""
         print(
             f"{self.path}: {_who(owner)} may still write here: waiting for up to {self.silent:.0f} s for a sign of life",
             file=sys.stderr,
@@ -87,25 +101,24 @@ class WriterLock(contextlib.AbstractContextManager):
         before, end = self._signs(), time.monotonic() + self.silent
         while time.monotonic() < end:
             time.sleep(min(0.5, self.heartbeat))
-            if not self.path.exists():  # it has ended in the meantime
-                self.file = self._open()
-                return
+            if not self.path.exists():
+                return False
             if self._signs() != before:
                 raise _busy(self.path, owner)
+        return True
 
     def _signs(self) -> tuple[int, bytes]:
         return os.stat(self.path).st_mtime_ns, self.path.read_bytes()
 
     def _write(self) -> None:
-        text = {
+        self.text = {
             "process": os.getpid(),
             "host": socket.gethostname(),
             "started": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
             "boot": _boot(),
-            "token": secrets.token_hex(8),
         }
         os.ftruncate(self.file, 0)
-        os.pwrite(self.file, json.dumps(text).encode(), 0)
+        os.pwrite(self.file, json.dumps(self.text).encode(), 0)
         os.fsync(self.file)
 
     def _beat(self) -> None:

@@ -24,18 +24,18 @@ from vision_jax.training.start import check, describe, finished, first_state, lo
 from vision_jax.training.state import TrainState
 from vision_jax.training.stopping import StopRequest
 from vision_jax.training.throughput import Spans, peak_flops
-from vision_jax.weights.work_folder import class_names, first_line, load_variables, locate
+from vision_jax.weights.work_folder import class_names, first_line, load_variables, local_folder, locate
 
 
 @with_process_settings
-def train(config, workdir: pathlib.Path, accept: Sequence[str] = ()) -> dict:
+def train(config, workdir: str | pathlib.Path, accept: Sequence[str] = ()) -> dict:
     """Trains what `config` describes in `workdir`, or goes on with the run there. Returns what summary.json holds.
 
     accept: changes since the run began that are wanted: keys or sections of the config, "data", "restart".
     Raises ConfigError, within seconds and before anything is written, for what cannot run; RunError where something
     outside the config ends it, and Stopped where a signal does, with everything saved that could be.
     """
-    spans = Spans()
+    spans, workdir = Spans(), local_folder(workdir)
     with StopRequest() as stop, locked(workdir):
         with spans("init"):
             check_shared(workdir)
@@ -262,8 +262,8 @@ def evaluate(config, workdir: pathlib.Path, checkpoint: str = "last") -> dict[st
     task = make_task(config, known)
     evaluators = make_evaluators(task, config, mesh)
     if not evaluators:
-        names = ", ".join(f"evals.{name}.every" for name in task.evaluators(config))
-        raise ConfigError(f"nothing to evaluate: set one of {names}")
+        keys = ", ".join(f"evals.{name}.every" for name in task.evaluators(config))
+        raise ConfigError(f"nothing to evaluate: set one of {keys}")
     with jax.set_mesh(mesh):
         variables = load_variables(folder, replicated(mesh))
         saved = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}

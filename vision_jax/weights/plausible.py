@@ -2,8 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from vision_jax import limits
 from vision_jax.errors import ConfigError, RunError, Stopped
@@ -18,7 +17,6 @@ from vision_jax.weights.families.swin_layout import fitted_windows, stage_maps
 from vision_jax.weights.tensors import reason
 
 _LONGEST_MESSAGE = 1000  # characters
-_DEPTHS = ("depth", "depths", "blocks", "stem", "text_depth", "decoder_depth")
 
 
 @contextlib.contextmanager
@@ -36,9 +34,9 @@ def described_by(path) -> Iterator[None]:
         raise ConfigError(f"'{shown}': what it says of its model makes none ({reason(error)})") from error
 
 
-def check_model(model, fields: Mapping[str, Any], image_size: Pair) -> None:
-    """Raises ConfigError where tracing the model would take far more time or memory than any published one."""
-    check_fields(fields)
+def check_model(model, image_size: Pair) -> None:
+    """Raises ConfigError where tracing the model would take far more time or memory than any published one, though each of
+    its fields is one that `create_model` takes."""
     if max(image_size) > limits.FILE_IMAGE_SIDE:
         raise ConfigError(
             f"it is for images of {printable(image_size)}, and none of more than {limits.FILE_IMAGE_SIDE} pixels a side is read"
@@ -65,14 +63,3 @@ def _check_pairs(what: str, rows: int, columns: int) -> None:
         raise ConfigError(
             f"its {what} have {rows} x {columns} pairs of tokens, more than the {limits.PAIRS:,} of any model"
         )
-
-
-def check_fields(fields: Mapping[str, Any]) -> None:
-    """Raises ConfigError where a number among a model's fields is larger than that of any model, or is none."""
-    for name, value in fields.items():
-        if isinstance(value, Mapping):
-            check_fields(value)
-        for number in value if isinstance(value, tuple | list) else (value,):
-            most = limits.LAYERS if name in _DEPTHS else limits.MODEL_FIELD
-            if isinstance(number, int | float) and not -most <= number <= most:
-                raise ConfigError(f"model field '{name}' is {printable(number)}, and no model has more than {most:,}")

@@ -12,7 +12,7 @@ import numpy as np
 from vision_jax import limits
 from vision_jax.config import to_dict
 from vision_jax.errors import ConfigError
-from vision_jax.files import printable, read_json
+from vision_jax.files import printable, read_object
 from vision_jax.models.inference import variable_shapes
 from vision_jax.models.registry import create_model
 from vision_jax.models.stacking import unstack_blocks
@@ -91,7 +91,7 @@ def open_source(
     path = fetch(source, [WEIGHT_FILES], _BESIDE, revision)
     with described_by(path):
         opened = _opened(path, checkpoint, dict(given or {}), dict(wishes or {}))
-        check_model(opened.create_model(), opened.fields, opened.image_size)
+        check_model(opened.create_model(), opened.image_size)
         return opened
 
 
@@ -176,7 +176,9 @@ def _describe(describe: Callable, config: dict | None, tensors: Tensors, given: 
 def _of_processor(path: pathlib.Path, defaults: dict[str, Any]) -> dict[str, Any]:
     """transformers' preprocessing; {}, which is told, where its file asks for what there is not here."""
     try:
-        read = read_processor(_read_json(path), defaults) if os.path.exists(path) else defaults
+        read = (
+            read_processor(read_object(path, f"{path.name} beside it"), defaults) if os.path.exists(path) else defaults
+        )
     except ConfigError as error:
         log.warning("'%s': how pictures are prepared is not known here: %s", path.parent, printable(error, 1000))
         return {}
@@ -186,19 +188,8 @@ def _of_processor(path: pathlib.Path, defaults: dict[str, Any]) -> dict[str, Any
 def _config_beside(path: pathlib.Path) -> dict | None:
     """The config in the folder of a file that is called as these folders call theirs; None: the file is bare."""
     config = path.parent / _CONFIGS[path.name.startswith("open_clip")]
-    return _read_json(config) if path.name in WEIGHT_FILES and os.path.exists(config) else None
-
-
-def _read_json(path: pathlib.Path) -> dict:
-    try:
-        content = read_json(path, limits.CONFIG_BYTES)
-    except OSError as error:
-        raise ConfigError(f"{path.name} beside it cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigError(f"{path.name} beside it cannot be read: {printable(error)}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path.name} beside it is no JSON object")
-    return content
+    has_config = path.name in WEIGHT_FILES and os.path.exists(config)
+    return read_object(config, f"{config.name} beside it") if has_config else None
 
 
 def _format_of(tensors: Tensors, config: dict | None) -> tuple[str, Callable[..., Description]]:

@@ -3,16 +3,16 @@
 import contextlib
 import json
 import pathlib
+import re
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vision_jax import limits
 from vision_jax.config import Section, from_dict
 from vision_jax.errors import ConfigError
-from vision_jax.files import printable, read_json, user_path
+from vision_jax.files import printable, read_object, user_path
 from vision_jax.models.stacking import path_name
 
 RECORD_ONLY = ("derived", "accepted")  # of config.json, what is no key of the config
@@ -25,6 +25,16 @@ class DamagedCheckpoint(Exception):
 def is_work_folder(path: pathlib.Path) -> bool:
     """Whether `path` is a work folder, its `checkpoints` or a checkpoint in it, as far as names tell."""
     return (path / "state").is_dir() or (path / "checkpoints").is_dir() or path.name == "checkpoints"
+
+
+def local_folder(workdir: str | pathlib.Path) -> pathlib.Path:
+    """The whole path of a work folder, as a user names it. Raises ConfigError where no file system has it, as gs://..."""
+    if re.match(r"[a-zA-Z][\w+.-]+:/", str(workdir)):  # of "://" a path keeps one slash
+        raise ConfigError(
+            f"{printable(workdir)}: the work folder must be on a mounted file system; copy it to storage of this kind after the"
+            " run, or mount that as a folder"
+        )
+    return user_path(workdir).absolute()
 
 
 def class_names(workdir: pathlib.Path) -> tuple[str, ...]:
@@ -57,17 +67,9 @@ def read_run_record(workdir: pathlib.Path) -> dict[str, Any]:
     Raises ConfigError.
     """
     path = workdir / "config.json"
-    try:
-        values = read_json(path, limits.CONFIG_BYTES)
-    except FileNotFoundError:
-        message = f"no config.json in {workdir}: it is not the work folder of a run; give --config=FILE"
-        raise ConfigError(message) from None
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigError(f"{path} is not valid JSON: {printable(error)}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} is no JSON object")
+    if not path.exists():
+        raise ConfigError(f"no config.json in {workdir}: it is not the work folder of a run; give --config=FILE")
+    values = read_object(path, str(path))
     record = {"derived": {}, "accepted": [], **values}
     if not isinstance(record["derived"], dict) or not isinstance(record["accepted"], list):
         raise ConfigError(f"{path}: 'derived' must be an object, 'accepted' a list")

@@ -212,11 +212,11 @@ def _load(path: pathlib.Path, shard: Shard) -> Index:
     with io.BufferedReader(open_regular(path)) as stream:
         line = stream.readline(2**20)
         head = parse_json(line)
-        status = os.fstat(stream.fileno())
+        size = os.fstat(stream.fileno()).st_size
         if (head["format"], head["size"], head["mtime_ns"]) != (_FORMAT, shard.size, shard.mtime_ns):
             raise ValueError("the index is of another file")
         dtype, count = _dtype(head["key_bytes"]), head["pairs"]
-        if status.st_size != len(line) + count * dtype.itemsize or status.st_size > allowance(status):
+        if size != len(line) + count * dtype.itemsize or size > allowance(stream):
             raise ValueError("the index is not whole")
         pairs = np.memmap(stream, dtype, "r", len(line), (count,)) if count else np.zeros(0, dtype)
     pairs = np.asarray(pairs)

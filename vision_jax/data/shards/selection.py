@@ -66,7 +66,7 @@ def read(path: str) -> dict:
     shown = printable(path)
     try:
         with open_regular(path) as stream:
-            if os.fstat(stream.fileno()).st_size > allowance(os.fstat(stream.fileno())):
+            if os.fstat(stream.fileno()).st_size > allowance(stream):
                 raise ValueError("it is mostly holes")
             found = _arrays(stream)
         names = parse_json(found["shards"][: limits.JSON_BYTES + 1].tobytes())

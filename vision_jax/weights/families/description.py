@@ -88,7 +88,7 @@ def section(config: Mapping, name: str) -> Mapping:
     return value or {}
 
 
-def whole(config: Mapping, name: str, most: int = limits.MODEL_FIELD, least: int = 1) -> int:
+def whole(config: Mapping, name: str, most: int = limits.MODEL_SIZE, least: int = 1) -> int:
     """The whole number of that name in a config.json. Raises ConfigError where it is none, or not from least to most."""
     value = config[name]
     if type(value) is not int or not least <= value <= most:
@@ -133,9 +133,9 @@ def count_blocks(names, prefix: str) -> int:
     """How many numbers follow `prefix`, such as "blocks.", in the names, from 0 without a gap."""
     found = {name.removeprefix(prefix).partition(".")[0] for name in names if name.startswith(prefix)}
     count = len(found)
-    if count > limits.LAYERS:
+    if count > limits.MODEL_DEPTH:
         raise ConfigError(
-            f"the file has {count:,} blocks under '{prefix}', more than the {limits.LAYERS:,} of any model"
+            f"the file has {count:,} blocks under '{prefix}', more than the {limits.MODEL_DEPTH:,} of any model"
         )
     if found != {str(i) for i in range(count)}:
         raise ConfigError(f"the file has {count} blocks under '{prefix}', but not the numbers 0 to {count - 1}")

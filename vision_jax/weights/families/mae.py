@@ -65,7 +65,7 @@ def describe_transformers(config: Mapping | None, tensors: Mapping, given: Mappi
         raise ConfigError("config.json has qkv_bias=False, which our MAE cannot; name='vit' takes the encoder alone")
     fields |= {
         "decoder_width": whole(config, "decoder_hidden_size"),
-        "decoder_depth": whole(config, "decoder_num_hidden_layers", limits.LAYERS, least=0),
+        "decoder_depth": whole(config, "decoder_num_hidden_layers", limits.MODEL_DEPTH, least=0),
         "decoder_num_heads": whole(config, "decoder_num_attention_heads"),
         "decoder_mlp_dim": whole(config, "decoder_intermediate_size"),
         "mask_ratio": config["mask_ratio"],

@@ -96,7 +96,7 @@ def encoder_fields(config: Mapping) -> dict[str, Any]:
     return {
         "patch_size": pair(patch)[0] if isinstance(patch, int) else pair(patch),
         "width": whole(config, "hidden_size"),
-        "depth": whole(config, "num_hidden_layers", limits.LAYERS, least=0),
+        "depth": whole(config, "num_hidden_layers", limits.MODEL_DEPTH, least=0),
         "num_heads": whole(config, "num_attention_heads"),
         "mlp_dim": whole(config, "intermediate_size"),
         "act": activation(config["hidden_act"]),

@@ -131,8 +131,8 @@ def _depth(tensors: Mapping, names: Names) -> int:
     else:
         start = f"{names.prefix}{_STACKED}_"
         depth = sum(name.startswith(start) and name.endswith("/LayerNorm_0/scale") for name in tensors)
-    if depth > limits.LAYERS:
-        raise ConfigError(f"the file has {depth:,} blocks, more than the {limits.LAYERS:,} of any model")
+    if depth > limits.MODEL_DEPTH:
+        raise ConfigError(f"the file has {depth:,} blocks, more than the {limits.MODEL_DEPTH:,} of any model")
     return depth
 
 

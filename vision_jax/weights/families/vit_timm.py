@@ -169,7 +169,7 @@ def stem_of(tensors: Mapping) -> tuple[int, ...] | None:
         re.match(r"patch_embed\.backbone\.stages\.(\d{1,9})\.blocks\.(\d+)\.conv1\.weight", name) for name in tensors
     ]
     stages = [int(match[1]) for match in found if match]
-    if max(stages, default=0) > limits.LAYERS:
+    if max(stages, default=0) > limits.MODEL_DEPTH:
         raise ConfigError(f"the file's ResNet has a stage of the number {max(stages)}")
     if not stages and not any(f"{root}.conv.weight" in tensors for root in _ROOTS):
         return None
