@@ -49,7 +49,7 @@ class Checkpoints:
         self.last = -1  # the newest step that is saved, or being saved
         self.writing: tuple[int, Any] | None = None  # a step, and Orbax's answer about it
         self._orbax = None
-        self._quiet = contextlib.ExitStack()  # from the first save until it is closed
+        self._quiet = contextlib.ExitStack()  # from the first read or write until it is closed
 
     def steps(self) -> list[int]:
         """Steps of all checkpoints that lie in the folder, whole or not."""
@@ -103,11 +103,11 @@ class Checkpoints:
         checkpoints and none can be used: they are all damaged, or of another model or optimizer. With `restart` these are
         set aside, too. What one process cannot read, none uses.
         """
+        self._silence_orbax()
         older, problems = self.steps(), []
         while (step := from_first(older.pop() if older else -1)) >= 0:
             try:
-                with without_orbax_noise():
-                    state = self._read(step, abstract_state)
+                state = self._read(step, abstract_state)
             except (DamagedCheckpoint, OtherStructure) as error:
                 problems.append((step, error))
                 continue
@@ -134,11 +134,16 @@ class Checkpoints:
     def _checkpointer(self) -> Any:
         # Made late: what is damaged has been set aside before Orbax looks at the folder.
         if self._orbax is None:
-            self._quiet.enter_context(without_orbax_noise())
+            self._silence_orbax()
             self._orbax = ocp.training.Checkpointer(
                 self.folder, preservation_policy=_Keep(self), cleanup_tmp_directories=True
             )
         return self._orbax
+
+    def _silence_orbax(self) -> None:
+        """Until it is closed: what a failure cuts off may end much later."""
+        self._quiet.close()
+        self._quiet.enter_context(without_orbax_noise())
 
     @contextlib.contextmanager
     def _told(self, step: int) -> Iterator[None]:

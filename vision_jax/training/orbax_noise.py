@@ -6,6 +6,7 @@ import inspect
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 
 SETTLING = 0.5  # seconds within which reads and writes that a failure cut off have ended, in threads of their own
@@ -14,18 +15,22 @@ SETTLING = 0.5  # seconds within which reads and writes that a failure cut off h
 @contextlib.contextmanager
 def without_orbax_noise() -> Iterator[None]:
     """Inside, Orbax neither logs a failure, which it does five times with tracebacks, nor what its coroutines end in."""
-    logger, previous = logging.getLogger("absl"), sys.unraisablehook
+    loggers, previous = [logging.getLogger(name) for name in ("absl", "asyncio")], sys.unraisablehook
 
     def hook(unraisable) -> None:
         if not _is_of_orbax(unraisable):
             previous(unraisable)
 
-    logger.addFilter(_not_of_orbax)
+    for logger in loggers:
+        logger.addFilter(_not_of_orbax)
     sys.unraisablehook = hook
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+            yield
     finally:
-        logger.removeFilter(_not_of_orbax)
+        for logger in loggers:
+            logger.removeFilter(_not_of_orbax)
         sys.unraisablehook = previous
 
 
@@ -33,10 +38,14 @@ def settle() -> None:
     """Waits for what a failure of Orbax's cut off, so that it ends inside `without_orbax_noise`."""
     gc.collect()
     time.sleep(SETTLING)
+    gc.collect()
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:
-    return "orbax" not in record.pathname
+    said = (
+        record.getMessage() if record.name == "asyncio" else record.pathname
+    )  # of a task asyncio tells what it awaits
+    return "orbax" not in said and "tensorstore" not in said
 
 
 def _is_of_orbax(unraisable) -> bool:
