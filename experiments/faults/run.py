@@ -1,6 +1,6 @@
 """The crash matrix: everything that may happen to a run, done to one, and what came of it, as a table.
 
-    python experiments/faults/run.py                             # all of it, about 25 minutes on two cores
+    python experiments/faults/run.py                             # all of it, about 30 minutes on two cores
     python experiments/faults/run.py --only=signals,locking      # scenarios by name
     python experiments/faults/run.py --only=kills --kills=8 --seed=1
 
