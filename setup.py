@@ -20,7 +20,7 @@ TRAIN = [
 ]
 HUB = ["huggingface_hub>=0.30"]
 CLIP = [*HUB, "ftfy>=6.3", "regex", "tokenizers>=0.21", "ahocorasick_rs>=1.0,<2"]
-TEST = ["pytest>=8.0", "pytest-xdist", "hypothesis", "ruff"]
+TEST = ["setuptools>=77", "matplotlib", "pytest>=8.0", "pytest-xdist", "hypothesis", "ruff"]
 
 setup(
     name="vision_jax",
@@ -30,7 +30,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["vision_jax", "vision_jax.*"]),
+    packages=[*find_packages(include=["vision_jax", "vision_jax.*"]), "vision_jax.configs"],
+    package_dir={"vision_jax.configs": "configs"},
+    entry_points={"console_scripts": ["vision-jax = vision_jax.cli:main"]},
     install_requires=CORE,
     extras_require={
         "train": TRAIN,
@@ -40,6 +42,7 @@ setup(
         "cuda": ["jax[cuda13]>=0.10.2,<0.13"],
         "clip": [*TRAIN, *CLIP],
         "hub": HUB,
+        "wandb": [*TRAIN, "wandb>=0.19"],
         "notebooks": [*TRAIN, "matplotlib", "jupyter"],
     },
 )

@@ -36,6 +36,6 @@ def get_config(arg="cc12m"):
     c.schedule = dict(base_lr=5e-4, warmup="10000 steps" if arg == "cc12m" else "2000 steps", decay="cosine")
     c.precision.compute = "bfloat16"
     c.checkpoint.every = "1 epochs"
-    c.checkpoint.best = "eval/retrieval_i2t_r1"
+    c.checkpoint.best = "retrieval/i2t_r1"
     c.evals.retrieval.every = "1 epochs"
     return c

@@ -19,6 +19,7 @@ def get_config(arg=""):
     c.model = dict(name="swin_b", drop_path_rate=0.2)
     c.data.train = f"folder:{arg}/train" if arg else "tfds:imagenet21k:full[51200:]"
     c.data.eval = f"folder:{arg}/val" if arg else "tfds:imagenet21k:full[:51200]"
+    c.evals.minival, c.checkpoint.best = None, "classification/top1"  # these are held out for this alone
     c.data.workers = 32
     c.batch_size = 4096
     c.duration = "90 epochs"

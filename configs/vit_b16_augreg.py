@@ -33,6 +33,8 @@ def get_config(arg="i1k"):
         c.model = dict(name="vit_b16", pool="token", representation_size=768, head_bias_init=-6.9)
         c.data.train = "tfds:imagenet2012:train[:99%]"
         c.data.eval = "tfds:imagenet2012:validation"
+        c.evals.minival = dict(kind="classification", source="tfds:imagenet2012:train[99%:]", every="1 epochs")
+        c.checkpoint.best = "minival/top1"  # and not by what is reported
         c.data.augment = dict(policy="randaug(2,15)", mixup=0.5)
     elif arg == "i21k":
         c.model = dict(name="vit_b16", pool="token", head_bias_init=-10.0)

@@ -15,6 +15,8 @@ def get_config():
     c.model = dict(name="vit_b16", pool="token")
     c.data.train = "tfds:imagenet2012:train[:99%]"
     c.data.eval = "tfds:imagenet2012:validation"
+    c.evals.minival = dict(kind="classification", source="tfds:imagenet2012:train[99%:]", every="1 epochs")
+    c.checkpoint.best = "minival/top1"  # and not by what is reported
     c.data.image_size = 384
     c.data.eval_resize = "squash"
     c.data.augment = dict(crop_area=(0.05, 1.0), flip=True)

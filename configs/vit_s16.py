@@ -15,6 +15,8 @@ def get_config():
     c.model = dict(name="vit_s16", pool="gap", posemb="sincos2d_bv", representation_size=384)
     c.data.train = "tfds:imagenet2012:train[:99%]"
     c.data.eval = "tfds:imagenet2012:validation"
+    c.evals.minival = dict(kind="classification", source="tfds:imagenet2012:train[99%:]", every="1 epochs")
+    c.checkpoint.best = "minival/top1"  # and not by what is reported
     c.data.augment = dict(crop_area=(0.05, 1.0), flip=True, policy="randaug(2,10)", mixup=0.2)
     c.data.workers = 16
     c.batch_size = 1024

@@ -12,7 +12,7 @@ from PIL import Image
 from vision_jax.config import base_config
 from vision_jax.errors import ConfigError
 from vision_jax.training.loop import evaluate, train
-from vision_jax.weights.work_folder import class_names
+from vision_jax.weights.work_folder import outputs_of
 
 
 def write(root: pathlib.Path, names: str, count: int = 8) -> str:
@@ -68,30 +68,34 @@ def copied(run: pathlib.Path, to: pathlib.Path, names: str) -> pathlib.Path:
 
 def test_a_perfect_model_is_perfect_on_some_of_its_classes(perfect):
     _, summary, said = perfect
-    assert summary["eval/top1"] == 1 and summary["eval/examples"] == 16
+    assert summary["classification/top1"] == 1 and summary["classification/examples"] == 16
     assert said.count("lacks 1 of the 3 classes that are learned: 'b'") == 1  # of the two evaluations
 
 
 def test_evaluation_alone(perfect, data, tmp_path):
     run, *_ = perfect
     config = config_of(data)
-    assert evaluate(config, run)["eval/top1"] == 1
+    assert evaluate(config, run)["classification/top1"] == 1
     other = copied(run, tmp_path / "run", "cab")  # a model that calls a what was c
-    assert evaluate(config, other)["eval/top1"] == 0
+    assert evaluate(config, other)["classification/top1"] == 0
     assert (
-        evaluate(config, other, str(run / "checkpoints" / "40"))["eval/top1"] == 1
+        evaluate(config, other, str(run / "checkpoints" / "40"))["classification/top1"] == 1
     )  # the names are the checkpoint's run's
     config.model.num_classes = 3
-    assert evaluate(config, copied(run, tmp_path / "old", ""))["eval/top1"] == 0.5  # it has no names: by number
+    assert (
+        evaluate(config, copied(run, tmp_path / "old", ""))["classification/top1"] == 0.5
+    )  # it has no names: by number
     config.data.eval = write(tmp_path / "more", "abcd")
-    with pytest.raises(ConfigError, match=r"data\.eval='.*more' has the class 'd', which the model does not know"):
+    with pytest.raises(
+        ConfigError, match=r"evaluation source '.*more' has the class 'd', which the model does not know"
+    ):
         evaluate(config, run)
 
 
 def test_training_refuses_classes_that_it_does_not_learn(data, tmp_path):
     config = config_of(data)
     config.data.eval = write(tmp_path / "test", "ad")
-    with pytest.raises(ConfigError, match=r"data\.eval='.*' has the class 'd', which the model does not know"):
+    with pytest.raises(ConfigError, match=r"evaluation source '.*' has the class 'd', which the model does not know"):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -125,10 +129,10 @@ def test_a_run_does_not_go_on_with_other_classes(perfect, data, tmp_path, old, n
         shutil.copytree(folder / "a", folder / new)
     with pytest.raises(ConfigError, match=f"not those that the run in .* began with: {told}") as error:
         train(config, run)
-    assert "\n" not in str(error.value) and class_names(run) == ("a", "b", "c")
+    assert "\n" not in str(error.value) and outputs_of(run).names == ("a", "b", "c")
     with pytest.raises(ConfigError, match=accepted) if accepted else contextlib.nullcontext():
         train(config, run, accept=["data"])
-    assert class_names(run) == ("a", "b", "c")
+    assert outputs_of(run).names == ("a", "b", "c")
 
 
 def test_a_run_goes_on_with_its_own_numbers(perfect, data, tmp_path):
@@ -137,8 +141,8 @@ def test_a_run_goes_on_with_its_own_numbers(perfect, data, tmp_path):
     config = config_of(data)
     shutil.rmtree(run / "checkpoints"), (run / "summary.json").unlink()
     summary = train(config, run)
-    assert class_names(run) == ("c", "a", "b") and summary["eval/top1"] == 1
-    assert evaluate(config, copied(run, tmp_path / "other", "abc"))["eval/top1"] == 0
+    assert outputs_of(run).names == ("c", "a", "b") and summary["classification/top1"] == 1
+    assert evaluate(config, copied(run, tmp_path / "other", "abc"))["classification/top1"] == 0
 
 
 def test_another_config_is_told_before_other_classes(perfect, data, tmp_path):
@@ -156,4 +160,4 @@ def test_names_that_no_run_wrote(names, perfect, data, tmp_path):
         json.dumps(json.loads(text) | {"derived": {"class_names": json.loads(names)}})
     )
     with pytest.raises(ConfigError, match=r"config\.json: derived\.class_names must be a list of names"):
-        class_names(tmp_path)
+        outputs_of(tmp_path)

@@ -69,7 +69,7 @@ def test_a_kill_changes_nothing_of_a_run_from_shards(straight, shards, tmp_path)
     finish(start(tmp_path, *CLIP, shards))
     assert_same_run(straight, tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["train/broken"] > 0 and "eval/retrieval_i2t_r10" in summary
+    assert summary["train/broken"] > 0 and "retrieval/i2t_r10" in summary
 
 
 def test_a_locked_tower_of_another_run(straight, shards, tmp_path):
@@ -87,4 +87,4 @@ def test_a_locked_tower_of_another_run(straight, shards, tmp_path):
 def test_evaluation_alone_gives_the_run_s_last_metrics(straight):
     out, _ = finish(start(straight, "--mode=eval"))
     summary = json.loads((straight / "summary.json").read_text())
-    assert f"eval/retrieval_t2i_r5 {summary['eval/retrieval_t2i_r5']:.5g}" in out
+    assert f"retrieval/t2i_r5 {summary['retrieval/t2i_r5']:.5g}" in out

@@ -7,6 +7,7 @@ found here. Changes of a recipe need new plans: python experiments/pods/plan_all
 """
 
 import collections
+import contextlib
 import functools
 import importlib.util
 import math
@@ -16,7 +17,7 @@ import re
 
 import jax
 import pytest
-from test_configs import SPECS
+from test_configs import SPECS, digits_csv
 
 from vision_jax.command_line import load_config
 from vision_jax.config import derive, to_dict
@@ -45,7 +46,8 @@ NUMBER = re.compile(r"(?<=_)\d+(?=/)")
 def golden(spec: str) -> str:
     config = load_config(spec)
     said = dict(flat(to_dict(config)))
-    source = outline_source(config.data.train)
+    with contextlib.chdir(digits_csv()):
+        source = outline_source(config.data.train)
     settle(config)
     task = make_task(config, source)
     config = task.config

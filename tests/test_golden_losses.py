@@ -33,7 +33,9 @@ def first_losses(name: str) -> list[float]:
     config = load_config(str(REPO / "configs" / f"{name}.py"))
     config.init_from = ""
     setup = prepare(config, jax.devices()[:1])
-    with jax.set_mesh(setup.mesh), contextlib.closing(train_batches(config, seed=config.seed, start_step=0)) as host:
+    of_task = {"source": setup.source, "fields": setup.task.fields, "reader": setup.reader}
+    made = train_batches(config, seed=config.seed, start_step=0, **of_task)
+    with jax.set_mesh(setup.mesh), contextlib.closing(made) as host:
         state, step = jax.jit(setup.create, out_shardings=setup.shardings)(), compile_step(setup)
         losses = []
         for _, batch in zip(range(STEPS), device_batches(host, setup.mesh), strict=False):

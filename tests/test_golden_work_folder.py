@@ -22,7 +22,7 @@ import vision_jax as vj
 from vision_jax.config import base_config
 from vision_jax.models.stacking import path_name
 from vision_jax.training import loop
-from vision_jax.weights.work_folder import read_run_config
+from vision_jax.weights.work_folder import locate, metric_rows, read_run_config
 
 FOLDER = pathlib.Path(__file__).parent / "golden" / "work_folder"
 EXPECTED = FOLDER.with_name("work_folder.json")
@@ -96,6 +96,11 @@ def test_it_loads_and_evaluates(work):
     assert_near(loop.evaluate(read_run_config(work), work), EXPECTATIONS["evaluated"])
 
 
+def test_its_best_checkpoint_is_found(work):
+    assert read_run_config(work).checkpoint.best == "classification/top1"
+    assert locate(work, "best").name == str(HALF)
+
+
 def settings() -> dict:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     names = ("jax_default_matmul_precision", "jax_compilation_cache_dir")
@@ -111,6 +116,8 @@ def test_it_goes_on_to_the_end_and_leaves_the_process_as_it_was(work, tmp_path):
     assert config == kept and settings() == before
     assert json.loads((work / "summary.json").read_text()) == summary
     assert [path.name for path in work.glob(f"checkpoints/{WHOLE}")]
+    evaluated = [row["step"] for row in metric_rows(work) if "classification/top1" in row]
+    assert evaluated == [HALF, WHOLE] and "eval/" not in (work / "metrics.jsonl").read_text()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import pytest
 import vision_jax as vj
 from vision_jax.data import open_source
 from vision_jax.errors import ConfigError
+from vision_jax.training.throughput import CLOCKED
 from vision_jax.weights import sources
 from vision_jax.weights.work_folder import load_variables, locate
 
@@ -74,7 +75,7 @@ def train(workdir, *extra, **options):
 def metrics(workdir):
     """step -> metrics, without what a clock says."""
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return [{key: value for key, value in line.items() if not key.startswith("perf/")} for line in lines]
+    return [{key: value for key, value in line.items() if key not in CLOCKED} for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def test_work_folder(straight):
     config = json.loads((straight / "config.json").read_text())
     assert config["model"]["width"] == 32 and config["derived"]["steps"]["duration"] == 60
     summary = json.loads((straight / "summary.json").read_text())
-    assert summary["eval/examples"] == 360 and 0 <= summary["eval/top1"] <= 1
+    assert summary["classification/examples"] == 360 and 0 <= summary["classification/top1"] <= 1
     assert {line["step"] for line in metrics(straight)} == set(range(5, 61, 5))
     assert list((straight / "tensorboard").glob("events*"))
     assert (straight / "checkpoints" / "60").is_dir()
@@ -104,15 +105,15 @@ def test_work_folder(straight):
 def test_evaluation_alone_gives_the_run_s_last_metrics(straight):
     summary = json.loads((straight / "summary.json").read_text())
     out, _ = finish(start(straight, "--mode=eval"))
-    assert f"eval/top1 {summary['eval/top1']:.5g}" in out and "eval/examples 360" in out
+    assert f"classification/top1 {summary['classification/top1']:.5g}" in out and "classification/examples 360" in out
     out, _ = finish(start(straight, "--mode=eval", "--checkpoint=best"))
-    best = max(line["eval/top1"] for line in metrics(straight) if "eval/top1" in line)
-    assert f"eval/top1 {best:.5g}" in out
+    best = max(line["classification/top1"] for line in metrics(straight) if "classification/top1" in line)
+    assert f"classification/top1 {best:.5g}" in out
 
 
 def test_evaluation_needs_no_training_data(straight):
     out, _ = finish(start(straight, "--mode=eval", "--config.data.train=folder:no/such/folder"))
-    assert "eval/examples 360" in out
+    assert "classification/examples 360" in out
 
 
 def test_a_finished_run_stays_as_it_is(straight):
@@ -209,14 +210,14 @@ def test_a_work_folder_is_a_source_of_weights(straight):
     with pytest.raises(ConfigError, match=r"no checkpoint '7' in .*there are best, last, .*60"):
         vj.load_pretrained(straight, checkpoint=7)
     config = json.loads((straight / "config.json").read_text())
-    source = sources.open_source(straight)
+    source = sources.open_weights(straight)
     assert source.class_names == tuple(config["derived"]["class_names"]) == tuple("0123456789")
     how = vj.preprocessing(straight)
     assert how == vj.Preprocessing((16, 16), (0.5,) * 3, (0.5,) * 3, "bicubic", "squash", 0.875)
     test = open_source("digits:test")
     images = np.stack([how(test[i]["image"]) for i in range(len(test))])
     right = np.asarray(jax.jit(model.apply)(vj.load_pretrained(straight)[1], images)).argmax(1) == test.labels
-    assert right.mean() == json.loads((straight / "summary.json").read_text())["eval/top1"]
+    assert right.mean() == json.loads((straight / "summary.json").read_text())["classification/top1"]
 
 
 @pytest.mark.parametrize(
@@ -249,10 +250,10 @@ def test_a_run_in_another_form(straight, tmp_path):
     assert variables["params"]["blocks"]["norm1"]["scale"].shape == (2, 32)
     assert variables["params"]["pos_embed"].shape == (1, 30, 32) and model.num_classes == 3
     model, variables = vj.load_pretrained(straight)
-    how, names = vj.preprocessing(straight), sources.open_source(straight).class_names
+    how, names = vj.preprocessing(straight), sources.open_weights(straight).class_names
     vj.save_pretrained(tmp_path, model, variables, "timm", preprocessing=how, class_names=names)
     again, same = vj.load_pretrained(tmp_path)
     chex.assert_trees_all_equal(same, variables)
     images = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
     np.testing.assert_array_equal(*(jax.jit(m.apply)(variables, images) for m in (model, again)))
-    assert sources.open_source(tmp_path).class_names == names
+    assert sources.open_weights(tmp_path).class_names == names

@@ -95,7 +95,7 @@ def test_errors_name_the_argument(arguments, message):
 def test_libtpu_is_asked_for(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    with pytest.raises(ConfigError, match=r"pip install \"vision_jax\[tpu\]\""):
+    with pytest.raises(ConfigError, match=r"package 'libtpu', which is not installed: pip install \"jax\[tpu\]\""):
         plan.run([TINY[0], "--topology=v5e:2x2"])
 
 

@@ -13,10 +13,11 @@ from PIL import Image
 
 import vision_jax as vj
 from vision_jax import predict
+from vision_jax.config import base_config
 from vision_jax.data.tokenizers import open_tokenizer
 from vision_jax.models import CLIP
 from vision_jax.models.inference import variable_shapes
-from vision_jax.weights import sources
+from vision_jax.training.loop import train
 
 REPO = pathlib.Path(__file__).parents[1]
 NAMES = ("ape", "bee", "cat", "dog", "elk")
@@ -95,6 +96,62 @@ def test_classes(models, pictures, monkeypatch, capsys, batch_size):
         np.testing.assert_allclose([entry["probability"] for entry in rows], np.sort(row)[::-1], atol=1e-5)
 
 
+def run_of(tmp_path, task: str, text: str, **loss):
+    """A work folder of a run of a few steps on pictures of a table."""
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(tmp_path / f"{i}.png")
+    (tmp_path / "table.csv").write_text(text)
+    config = base_config()
+    config.task, config.loss = task, loss
+    config.model = {"name": "vit_ti16", "patch_size": 8, "width": 16, "depth": 1, "num_heads": 2, "mlp_dim": 16}
+    config.data = {"train": f"csv:{tmp_path / 'table.csv'}", "eval": "", "image_size": 16}
+    config.evals[task].every = ""
+    config.batch_size, config.duration, config.schedule.base_lr = 8, "4 steps", 0.05
+    config.log = {"compile_cache": "", "tensorboard": False}
+    train(config, tmp_path / "run")
+    model, variables = vj.load_pretrained(tmp_path / "run")
+    images = np.stack([vj.preprocessing(tmp_path / "run")(tmp_path / f"{i}.png") for i in range(4)])
+    return tmp_path / "run", np.asarray(model.apply(variables, images))
+
+
+def test_any_number_of_labels(tmp_path, monkeypatch, capsys):
+    """Each with a probability of its own, the likeliest first; all of them, unless `--top` says fewer."""
+    names = [f"label {i}" for i in range(8)]
+    text = "file,labels\n" + "".join(f"{i}.png,{names[i]}|{names[i + 4]}\n" for i in range(4))
+    folder, logits = run_of(tmp_path, "multi_label", text)
+    expected = 1 / (1 + np.exp(-logits))
+    run(monkeypatch, f"--model={folder}", *(tmp_path / f"{i}.png" for i in range(4)), "--json")
+    for line, row in zip(capsys.readouterr().out.strip().splitlines()[-4:], expected, strict=True):
+        found = json.loads(line)["predictions"]
+        assert [entry["label"] for entry in found] == [names[i] for i in np.argsort(-row, kind="stable")]
+        np.testing.assert_allclose([entry["probability"] for entry in found], np.sort(row)[::-1], atol=1e-5)
+    run(monkeypatch, f"--model={folder}", tmp_path / "0.png", "--top=2", "--labels=label 1,label 3,label 7")
+    lines = capsys.readouterr().out.splitlines()[1:]
+    best = [i for i in np.argsort(-expected[0]) if i in (1, 3, 7)][:2]
+    assert lines == [f"{expected[0][i]:8.2%}  {names[i]}" for i in best]
+
+
+@pytest.mark.parametrize("mean, std", [((40.0, -2.0), (10.0, 0.5)), ((1.5,), (3.0,))])
+def test_numbers_in_their_own_units(tmp_path, monkeypatch, capsys, mean, std):
+    """By the names of the targets and in their order, though the pictures have classes too."""
+    folder, outputs = run_of(
+        tmp_path, "regression", "age,label,file,size\n1,a,0.png,2\n3,b,1.png,4\n", mean=mean, std=std
+    )
+    expected = outputs * std + mean
+    run(monkeypatch, f"--model={folder}", *(tmp_path / f"{i}.png" for i in range(4)), "--json")
+    for line, row in zip(capsys.readouterr().out.strip().splitlines()[-4:], expected, strict=True):
+        found = json.loads(line)["predictions"]
+        assert [(entry["label"], entry["index"]) for entry in found] == [("age", 0), ("size", 1)]
+        np.testing.assert_allclose([entry["value"] for entry in found], row, rtol=1e-4)
+    run(monkeypatch, f"--model={folder}", tmp_path / "0.png")
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert [line.split()[1] for line in lines] == ["age", "size"]
+    np.testing.assert_allclose([float(line.split()[0]) for line in lines], expected[0], rtol=1e-3)
+    run(monkeypatch, f"--model={folder}", tmp_path / "0.png", "--labels=size", "--json")
+    assert [entry["label"] for entry in json.loads(capsys.readouterr().out)["predictions"]] == ["size"]
+
+
 def test_as_a_user_runs_it(models, pictures):
     command = [sys.executable, "-m", "vision_jax.predict", f"--model={models['vit'][0]}", str(pictures / "a.png")]
     done = subprocess.run(
@@ -123,8 +180,7 @@ def test_outputs_without_a_name_are_called_by_their_numbers(models, pictures, mo
     (line,) = capsys.readouterr().out.splitlines()
     names = {entry["index"]: entry["label"] for entry in json.loads(line)["predictions"]}
     assert names == {i: f"class {i}" for i in range(7)}
-    source = sources.open_source(models["vit"][0])._replace(class_names=("ape", "bee"))
-    names = predict.class_names(source, models["vit"][1], ())
+    names = predict.class_names(("ape", "bee"), 5, ())
     assert list(names.values()) == ["ape", "bee", "class 2", "class 3", "class 4"]
 
 

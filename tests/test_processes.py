@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from vision_jax.weights.work_folder import load_variables, locate
+from vision_jax.training.throughput import CLOCKED
+from vision_jax.weights.work_folder import load_variables, locate, metric_rows
 
 REPO = pathlib.Path(__file__).parents[1]
 COMMON = [
@@ -42,7 +43,14 @@ CLIP += ["--config.model.image.mlp_dim=96", "--config.model.text_width=32", "--c
 CLIP += ["--config.evals.zero_shot.every=6 steps", "--config.evals.knn.every=12 steps"]
 TENSOR = ["--config.mesh.tensor=-1", "--config.mesh.data=1"]
 FSDP = ["--config.mesh.fsdp=-1", "--config.mesh.data=1", "--config.mesh.fsdp_min_size=1"]
-EXACT = ("eval/examples", "eval/top1", "eval/top5", "eval/zero_shot_top1", "eval/zero_shot_top5", "eval/knn_top1")
+EXACT = (
+    "classification/examples",
+    "classification/top1",
+    "classification/top5",
+    "zero_shot/top1",
+    "zero_shot/top5",
+    "knn/top1",
+)
 
 
 def start(workdir, *arguments, processes=1, devices=2, last=()):
@@ -84,8 +92,7 @@ def train(workdir, *arguments, **options):
 
 
 def metrics(workdir):
-    path = workdir / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [{name: value for name, value in row.items() if name not in CLOCKED} for row in metric_rows(workdir)]
 
 
 def wait_for_step(workdir, step, processes):
@@ -102,7 +109,7 @@ def assert_same_run(workdir, expected, rtol=1e-4):
         for name in a:
             if name in EXACT or name == "step":
                 assert a[name] == b[name], (name, a, b)
-            elif name != "eval/probe_l2":
+            elif name != "linear_probe/l2":
                 np.testing.assert_allclose(a[name], b[name], rtol=rtol, atol=1e-6, err_msg=f"{name} in {a}")
     chex.assert_trees_all_close(final_params(workdir), final_params(expected), rtol=10 * rtol, atol=0.2 * rtol)
 
@@ -130,7 +137,7 @@ def alone(tmp_path_factory):
 def test_two_processes_train_as_one(alone, tmp_path):
     said = train(tmp_path, *VIT, processes=2)
     assert_same_run(tmp_path, alone(*VIT))
-    assert {line["eval/examples"] for line in metrics(tmp_path) if "eval/examples" in line} == {137}
+    assert {line["classification/examples"] for line in metrics(tmp_path) if "classification/examples" in line} == {137}
     assert "train/loss" in said[0][0] and "train/loss" not in said[1][0], "one process prints the table"
 
 
@@ -149,8 +156,8 @@ def test_sharded_over_the_processes(alone, tmp_path, mesh):
     train(tmp_path, *VIT, *mesh, processes=2)
     assert_same_run(tmp_path, alone(*VIT))
     said = finish(start(tmp_path, "--mode=eval", processes=2))
-    top1 = json.loads((tmp_path / "summary.json").read_text())["eval/top1"]
-    assert f"eval/top1 {top1:.5g}" in said[0][0] and "eval/top1" not in said[1][0]
+    top1 = json.loads((tmp_path / "summary.json").read_text())["classification/top1"]
+    assert f"classification/top1 {top1:.5g}" in said[0][0] and "classification/top1" not in said[1][0]
     assert "complete" in train(tmp_path, *VIT, *mesh, processes=2)[0][0]
 
 

@@ -1,5 +1,6 @@
 """vision_jax.visualize as users run it, on the work folder of a tiny masked autoencoder."""
 
+import json
 import os
 import pathlib
 import re
@@ -99,8 +100,9 @@ def test_one_clear_line(case, workdir, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "classifier").mkdir()
     (tmp_path / "file").write_text("no picture")
-    config = (workdir / "config.json").read_text().replace('"task": "masked_autoencoding"', '"task": "classification"')
-    (tmp_path / "classifier" / "config.json").write_text(config)
+    config = json.loads((workdir / "config.json").read_text())
+    config |= {"task": "classification", "model": {"name": "vit_ti16", "num_classes": 10}}
+    (tmp_path / "classifier" / "config.json").write_text(json.dumps(config))
     argv, words = CASES[case]
     result = run(*(word.format(tmp=tmp_path, run=workdir) for word in argv))
     lines = [line for line in result.stderr.strip().splitlines() if not line.startswith("skipping broken image")]

@@ -4,6 +4,8 @@ import argparse
 import ast
 import functools
 import gc
+import importlib.machinery
+import importlib.metadata
 import importlib.util
 import inspect
 import os
@@ -15,8 +17,8 @@ import typing
 import warnings
 from collections.abc import Callable, Sequence
 
-from vision_jax.config import Section, nearest
-from vision_jax.errors import ConfigError, RunError, Stopped
+from vision_jax.config import Section
+from vision_jax.errors import ConfigError, RunError, Stopped, did_you_mean, not_installed
 from vision_jax.files import printable
 from vision_jax.signals import heard
 from vision_jax.values import plain, shown, text
@@ -26,6 +28,9 @@ MESSAGE = 1000  # characters of an error that are printed
 
 class Parser(argparse.ArgumentParser):
     """Raises ConfigError instead of printing the usage, and for words that cannot be told on a screen."""
+
+    def __init__(self, *args, formatter_class=argparse.RawTextHelpFormatter, **options):
+        super().__init__(*args, formatter_class=formatter_class, **options)
 
     def parse_known_args(self, args=None, namespace=None):
         words = sys.argv[1:] if args is None else list(args)
@@ -55,24 +60,37 @@ def _status_of(command: Callable[[], None]) -> int:
     try:
         with heard(_stop):
             command()
-    except (ConfigError, RunError) as error:
-        print(f"error: {printable(' '.join(str(error).split()), MESSAGE)}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
-    except OSError as error:
-        if not error.filename:
-            raise
-        print(f"error: '{printable(error.filename)}': {error.strerror}", file=sys.stderr)
-        return 1
-    except (RuntimeError, AssertionError, MemoryError) as error:
-        status, line = _of_machine(error)
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        return 128 + stop.number
+    except Exception as error:
+        status, line = _told(error)
         if not status:
             raise
         print(f"error: {line}", file=sys.stderr)
         return status
-    except Stopped as stop:
-        print(stop, file=sys.stderr)
-        return 128 + stop.number
     return 0
+
+
+def _told(error: Exception) -> tuple[int, str]:
+    """(exit status, line) for an error that is for people, (0, "") for any other."""
+    if isinstance(error, ConfigError | RunError):
+        return 2 if isinstance(error, ConfigError) else 1, printable(" ".join(str(error).split()), MESSAGE)
+    if isinstance(error, ModuleNotFoundError):
+        package = (error.name or "vision_jax").partition(".")[0]
+        needed = not_installed("this command", package, " ".join(_lacking()))
+        return (0, "") if package == "vision_jax" else (2, str(needed))
+    if isinstance(error, OSError):
+        return (1, f"'{printable(error.filename)}': {error.strerror}") if error.filename else (0, "")
+    return _of_machine(error) if isinstance(error, RuntimeError | AssertionError | MemoryError) else (0, "")
+
+
+def _lacking() -> list[str]:
+    """What training requires, of the extra `train`, and is not installed."""
+    found = importlib.metadata.distributions
+    lines = [line.partition(";") for package in found(name="vision_jax") for line in package.requires or ()]
+    of_train = [requirement.strip() for requirement, _, extra in lines if "train" in extra]
+    return [f'"{each}"' for each in of_train if not any(found(name=re.match(r"[\w-]+", each)[0]))]
 
 
 def _leave(status: int) -> None:
@@ -88,32 +106,48 @@ def _stop(number: int, _) -> None:
 
 
 def _of_machine(error: RuntimeError | AssertionError | MemoryError) -> tuple[int, str]:
-    """(exit status, line) for an error of JAX's or of the machine, (0, "") for any other."""
     first = (str(error).splitlines() or [""])[0]
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     if "nable to initialize backend" in first or frame.f_code.co_filename.endswith("xla_bridge.py"):
         asked = os.environ.get("JAX_PLATFORMS", "")
         return 2, (
-            f"JAX finds no devices of JAX_PLATFORMS={asked} ({first or 'it has no support for them'}): install it with the"
-            " extra for them, as [cuda] or [tpu], or unset JAX_PLATFORMS"
+            f"JAX finds no devices of JAX_PLATFORMS={asked} ({first or 'it has no support for them'}): install"
+            ' support for them, as with pip install "jax[cuda13]" or "jax[tpu]", or unset JAX_PLATFORMS'
         )
     if isinstance(error, MemoryError):
         return 1, f"out of memory {first}".strip()
     return (1, f"JAX: {first}") if type(error).__name__ == "JaxRuntimeError" else (0, "")
 
 
+def shipped_configs() -> dict[str, pathlib.Path]:
+    """Name -> file of the experiments that come along: in the package where that is installed, beside it in a checkout."""
+    package = pathlib.Path(__file__).parent
+    files = list(package.glob("configs/*.py")) or package.parent.glob("configs/*.py")
+    return {file.stem: file for file in sorted(files)}
+
+
+def _config_file(name: str) -> pathlib.Path:
+    path, shipped = pathlib.Path(name), shipped_configs()
+    if os.path.isfile(path):
+        return path
+    if name in shipped:
+        return shipped[name]
+    beside = [str(p) for p in path.parent.glob("*.py") if p.is_file()] if os.path.isdir(path.parent) else []
+    known = beside if beside and path.name != name else [*beside, *shipped]
+    raise ConfigError(f"no config file or name '{printable(name)}'{did_you_mean(name, known)}")
+
+
 def load_config(spec: str) -> Section:
-    """The config of "FILE" or "FILE:ARG": what `get_config()` or `get_config(ARG)` in the file returns."""
+    """The config of "FILE", "FILE:ARG", "NAME" or "NAME:ARG": what `get_config()` or `get_config(ARG)` there returns.
+
+    NAME is one of `shipped_configs`; a file of that path goes first.
+    """
     name, _, arg = spec.partition(":")
-    path = pathlib.Path(name)
-    if not os.path.isfile(path):
-        folder = path.parent if os.path.isdir(path.parent) else pathlib.Path("configs")
-        known = [str(p) for p in folder.glob("*.py") if p.is_file()]
-        raise ConfigError(f"no config file at '{printable(name)}'{nearest(name, known) if known else ''}")
+    path = _config_file(name)
     try:
-        module_spec = importlib.util.spec_from_file_location(path.stem, path)
-        module = importlib.util.module_from_spec(module_spec)
-        module_spec.loader.exec_module(module)
+        loader = importlib.machinery.SourceFileLoader(path.stem, str(path))  # whatever the suffix
+        module = importlib.util.module_from_spec(importlib.util.spec_from_loader(path.stem, loader))
+        loader.exec_module(module)
     except Exception as error:
         raise ConfigError(f"config file '{name}' cannot be loaded: {type(error).__name__}: {error}") from error
     if not hasattr(module, "get_config"):
@@ -139,16 +173,9 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image_size", help="pixels a side, or HEIGHTxWIDTH (default: the model's)")
     parser.add_argument("--revision", help="branch, tag or commit of a model of the hub")
     parser.add_argument("--checkpoint", default="last", help="of a work folder: last, best or a step (default: last)")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="FIELD=VALUE", help="a field of the model, such as pool=gap"
-    )
-    parser.add_argument(
-        "--file",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="what a bare file does not say of itself, such as text_act=quick_gelu or image_size=(224,288)",
-    )
+    of_file = "what a bare file does not say of itself, such as text_act=quick_gelu or image_size=(224,288)"
+    for option, meaning in {"--set": "a field of the model, such as pool=gap", "--file": of_file}.items():
+        parser.add_argument(option, action="append", default=[], metavar="FIELD=VALUE", help=meaning)
 
 
 def source_arguments(args: argparse.Namespace) -> dict[str, typing.Any]:
@@ -175,9 +202,17 @@ def _fields(option: str, words: list[str]) -> dict[str, typing.Any]:
 
 def apply_overrides(argv: list[str], config: Section, known: Sequence[str] = ()) -> None:
     """Sets what `--config.KEY=VALUE` arguments say; sections merge. `known`: the command's other arguments, for messages."""
-    for key, value in parse_overrides(argv, config, known):
-        first, *rest = key.split(".")
-        config[first] = functools.reduce(lambda inner, name: {name: inner}, reversed(rest), value)
+    chooses = ("task", "name", "kind", "decay")  # a part, of which the other keys may be fields
+    for key, value in sorted(
+        parse_overrides(argv, config, known), key=lambda pair: pair[0].rpartition(".")[2] not in chooses
+    ):
+        set_key(config, key, value)
+
+
+def set_key(config: Section, key: str, value: object) -> None:
+    """Sets what a dotted key such as "model.width" names; a mapping merges into the section there."""
+    first, *rest = key.split(".")
+    config[first] = functools.reduce(lambda inner, name: {name: inner}, reversed(rest), value)
 
 
 def parse_overrides(argv: list[str], config: Section, known: Sequence[str] = ()) -> list[tuple[str, object]]:

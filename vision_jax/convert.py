@@ -1,15 +1,13 @@
 """Weights from one project's format into another's.
 
-    python -m vision_jax.convert runs/vit hf_vit --format=hf                     # for transformers
-    python -m vision_jax.convert ViT-B-32.pt clip --format=open_clip
-    python -m vision_jax.convert google/vit-base-patch16-224 timm_vit --format=timm --set norm_eps=1e-6
+    vision-jax convert runs/vit hf_vit --format=hf                     # for transformers
+    vision-jax convert ViT-B-32.pt clip --format=open_clip
+    vision-jax convert google/vit-base-patch16-224 timm_vit --format=timm --set norm_eps=1e-6
 
 SOURCE is whatever `vj.load_pretrained` takes, DEST a folder that is not there yet. How pictures are prepared and what the
-classes are called goes along where the source says it. Errors that a user can mend are one line on stderr and exit
-status 2.
+classes are called goes along where the source says it.
 """
 
-import argparse
 import pathlib
 import shutil
 
@@ -50,7 +48,7 @@ def convert(source: str, folder: pathlib.Path, format: str, **arguments) -> None
 
 @report_errors
 def main() -> None:
-    parser = Parser("vision_jax.convert", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = Parser("vision-jax convert", description=__doc__)
     parser.add_argument("source", metavar="SOURCE", help="a path, or an id of the Hugging Face hub")
     parser.add_argument("folder", metavar="DEST", help="the folder to make")
     parser.add_argument("--format", required=True, help="hf, timm, open_clip or openai")

@@ -1,6 +1,9 @@
 """The errors that end a command in one line, and what they mean for its exit status."""
 
+import difflib
 import signal
+from collections.abc import Iterable
+from typing import Any
 
 
 class ConfigError(ValueError):
@@ -17,6 +20,13 @@ class RunError(RuntimeError):
     """What stops a run from outside its config: a full disk, a lost worker. The message says what is safe. Exit status 1."""
 
 
+def not_installed(what: str, package: str, install: str = "") -> ConfigError:
+    """The error of `what`, which needs a package; `install`: what pip takes, where that is not the package's name."""
+    return ConfigError(
+        f"{what} needs the package '{package}', which is not installed: pip install {install or package}"
+    )
+
+
 class Stopped(BaseException):
     """A signal stopped the command, which has put in order what it had begun. Exit status 128 + the signal's number.
 
@@ -26,3 +36,12 @@ class Stopped(BaseException):
     def __init__(self, number: int, message: str = ""):
         self.number = signal.Signals(number)
         super().__init__(message or f"stopped by {self.number.name}")
+
+
+def did_you_mean(name: Any, known: Iterable) -> str:
+    """The end of a message on an unknown name: the nearest known one, else those known where they are few."""
+    known = sorted(map(str, known))
+    close = difflib.get_close_matches(str(name)[:200], known, 1, 0.6)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known: {', '.join(known)}" if len(known) <= 40 else ""

@@ -1,11 +1,13 @@
-"""Reading files that a stranger may have made: regular files alone, JSON within bounds, names fit to print."""
+"""Files: those that a stranger may have made are read within bounds, one's own appear whole or not at all."""
 
+import contextlib
 import errno
 import json
 import os
 import pathlib
+import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from vision_jax import limits
@@ -48,6 +50,25 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
         return os.fdopen(number, "rb", buffering=0)
     except BaseException:
         os.close(number)
+        raise
+
+
+@contextlib.contextmanager
+def whole_file(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """A stream into a file beside `path` that takes its place when the block ends, and vanishes where the block fails.
+
+    At every moment `path` holds either what it held before or all that is new; processes may write it at the same time.
+    """
+    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
+    try:
+        with open(part, "xb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink()
         raise
 
 

@@ -55,4 +55,6 @@ VOCABULARY_BYTES = 16 * 2**20  # of a vocabulary, unpacked; that of CLIP has 3
 VOCABULARY_TOKENS = 2**20
 CLASS_NAME_CHARACTERS = 1000  # of a class's name or context, of a prompt's template, of a query
 CLASSES = 2**17  # that a list names
+TABLE_BYTES = 256 * 2**20  # of a CSV file of pictures
+TABLE_ROWS = 2**22  # of it
 PROMPT_BYTES = 256 * 2**20  # of all classes in all templates

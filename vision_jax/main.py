@@ -1,72 +1,65 @@
 """Trains or evaluates what a config describes.
 
-    python -m vision_jax.main --config=configs/vit_digits.py --workdir=runs/digits
-    python -m vision_jax.main --config=configs/vit_s16.py --config.batch_size=512 --config.model.drop_path_rate=0.1 --workdir=...
-    python -m vision_jax.main --mode=eval --checkpoint=best --workdir=runs/digits
+    vision-jax train --config=vit_digits --workdir=runs/digits
+    vision-jax train --config=vit_s16 --config.batch_size=512 --config.model.drop_path_rate=0.1 --workdir=...
+    vision-jax eval --checkpoint=best --workdir=runs/digits
 
-A config file defines `get_config()`, or `get_config(arg)` for `--config=FILE:ARG`. `--config.KEY=VALUE` overrides any key
-of the schema or field of the model. Starting again with the same work folder continues the run exactly. Exit status: 0
-finished, 2 an error that a user can mend, 1 any other, 128 + its number after a signal; errors are one line on stderr. Several processes, on a TPU pod, under Slurm or Open MPI, or with
-`--coordinator=HOST:PORT --process_id=I --num_processes=N`, are one run: see experiments/launch.
+`python -m vision_jax.main` is the same, with `--mode=eval` for the last. A config is a shipped one's name or a file that
+defines `get_config()`, or `get_config(arg)` for `--config=FILE:ARG`. `--config.KEY=VALUE` overrides any key of the schema
+or field of the model. Starting again with the same work folder continues the run exactly. Exit status: 0 finished, 2 an
+error that a user can mend, 1 any other, 128 + its number after a signal; errors are one line on stderr. Several processes,
+on a TPU pod, under Slurm or Open MPI, or with `--coordinator=HOST:PORT --process_id=I --num_processes=N`, are one run: see
+experiments/launch.
 """
 
-import argparse
 import sys
+from collections.abc import Sequence
 
 from vision_jax import limits
 from vision_jax.command_line import Parser, apply_overrides, load_config, report_errors
 from vision_jax.errors import ConfigError
 from vision_jax.values import shown
-from vision_jax.weights.work_folder import local_folder, read_run_config
 
 OF_PROCESSES = ("--coordinator", "--process_id", "--num_processes", "--process_timeout")
 
 
-def parse(argv: list[str]):
+def parse(argv: list[str], modes: Sequence[str] = ("train", "eval")):
     """(arguments, config, work folder) of a command line; raises ConfigError where something is wrong with them."""
-    parser = Parser(
-        "vision_jax.main", description=__doc__, formatter_class=argparse.RawTextHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument(
-        "--config", default="", help="FILE or FILE:ARG; with --mode=eval the work folder's own by default"
-    )
+    parser = Parser(f"vision-jax {'|'.join(modes)}", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--config", default="", help="FILE[:ARG] or NAME[:ARG]; to evaluate: default the work folder's")
     parser.add_argument("--workdir", required=True, help="folder of everything that belongs to the run")
-    parser.add_argument("--mode", choices=("train", "eval"), default="train")
-    parser.add_argument(
-        "--checkpoint", default="last", help="what --mode=eval loads: last, best, a step or a folder (default: last)"
-    )
-    parser.add_argument(
-        "--accept",
-        action="append",
-        default=[],
-        metavar="KEY",
-        help="go on with a run though this key, or 'data', changed",
-    )
+    parser.add_argument("--mode", choices=modes, default=modes[0])
+    parser.add_argument("--checkpoint", default="last", help="to evaluate: last (default), best, a step or a folder")
+    accept = "go on with a run though this key, or 'data', changed"
+    parser.add_argument("--accept", action="append", default=[], metavar="KEY", help=accept)
     parser.add_argument("--coordinator", help="HOST:PORT of process 0, where the environment does not tell")
     parser.add_argument("--process_id", type=int, help="which of the processes this is, from 0")
     parser.add_argument("--num_processes", type=int, help="how many processes train together")
-    parser.add_argument(
-        "--process_timeout", type=int, default=100, help="seconds after which a silent process counts as lost"
-    )
+    parser.add_argument("--process_timeout", type=int, default=100, help="seconds until a silent process is lost")
     args, overrides = parser.parse_known_args(argv)
     if not args.workdir:
         raise ConfigError("--workdir must name a folder ('.' for this one)")
     for name in ("process_id", "num_processes", "process_timeout"):
         if (number := getattr(args, name)) is not None and not 0 <= number < limits.PROCESSES:
             raise ConfigError(f"--{name} must lie between 0 and {limits.PROCESSES - 1}, got {shown(number)}")
-    workdir = local_folder(args.workdir)
+    known = ("--workdir", "--mode", "--checkpoint", "--accept", *OF_PROCESSES)
     if args.config:
         config = load_config(args.config)
-    elif args.mode == "eval":
+        apply_overrides(overrides, config, known)
+    elif args.mode == "train":
+        raise ConfigError("--config=FILE or NAME is needed for training")
+    from vision_jax.weights.work_folder import local_folder, read_run_config  # and jax, last of all
+
+    workdir = local_folder(args.workdir)
+    if not args.config:
         config = read_run_config(workdir)
-    else:
-        raise ConfigError("--config=FILE is needed for training")
-    apply_overrides(overrides, config, ("--workdir", "--mode", "--checkpoint", "--accept", *OF_PROCESSES))
+        apply_overrides(overrides, config, known)
     return args, config, workdir
 
 
-def run(argv: list[str]) -> None:
-    args, config, workdir = parse(argv)
+def run(argv: list[str], modes: Sequence[str] = ("train", "eval")) -> None:
+    """Does what the command line asks for: the first of the `modes` unless it says another of them."""
+    args, config, workdir = parse(argv, modes)
     # The command line is checked before anything heavy is imported.
     from vision_jax.training.distributed import explicit_processes, several_processes
 

@@ -1,18 +1,17 @@
 """Says whether a config fits the devices it is meant for and how long it takes there, without having them.
 
-    python -m vision_jax.plan --config=configs/mae_vith.py --topology=v5e:16x16
-    python -m vision_jax.plan --config=configs/vit_s16.py --topology=v6e:4x4*2 --search --trials=12
-    python -m vision_jax.plan --config=configs/vit_digits.py
+    vision-jax plan --config=mae_vith --topology=v5e:16x16
+    vision-jax plan --config=vit_s16 --topology=v6e:4x4*2 --search --trials=12
+    vision-jax plan --config=vit_digits
 
 The very train step of the config is compiled for the topology: v4, v5e, v5p or v6e and the shape of a slice, `*N` for N
-slices, without any TPU (`pip install "vision_jax[tpu]"`). All times are then the compiler's estimate: its static count
+slices, without any TPU (`pip install "jax[tpu]"`). All times are then the compiler's estimate: its static count
 of each instruction's cycles at the chip's clock, and the exchanges between chips at the full bandwidth of their links as
 if nothing overlapped; input, host and waiting are not in it. With `--topology=cpu` or `gpu` (default: what is present) a
 few steps are run on made-up batches and timed. The data need not be there. `--config.KEY=VALUE` overrides as in
-vision_jax.main. Exit status 1: it does not fit.
+training. Exit status 1: it does not fit.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -28,10 +27,8 @@ PRESENT = ("", "cpu", "gpu")
 
 def parse(argv: list[str]):
     """(arguments, config) of a command line; raises ConfigError where something is wrong with them."""
-    parser = Parser(
-        "vision_jax.plan", description=__doc__, formatter_class=argparse.RawTextHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--config", required=True, help="FILE or FILE:ARG")
+    parser = Parser("vision-jax plan", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--config", required=True, help="FILE[:ARG] or NAME[:ARG]")
     parser.add_argument("--topology", default="", help="such as v5e:16x16, v4:4x4x4*2, cpu or gpu (default: present)")
     parser.add_argument("--search", action="store_true", help="try meshes, micro-batches and recomputation")
     parser.add_argument("--trials", type=int, default=8, help="programs that --search compiles at most (default: 8)")

@@ -1,11 +1,10 @@
-"""What a model sees in pictures: its classes, the likeliest of any labels (CLIP), or features.
+"""What a model sees in pictures: its classes or numbers, the likeliest of any labels (CLIP), or features.
 
-    python -m vision_jax.predict --model=google/vit-base-patch16-224 cat.jpg holidays       # files and folders
-    python -m vision_jax.predict --model=openai/clip-vit-base-patch32 --labels="cat,dog" cat.jpg
-    python -m vision_jax.predict --model=runs/vit --checkpoint=best --features=features.npz holidays
+    vision-jax predict --model=google/vit-base-patch16-224 cat.jpg holidays       # files and folders
+    vision-jax predict --model=openai/clip-vit-base-patch32 --labels="cat,dog" cat.jpg
+    vision-jax predict --model=runs/vit --checkpoint=best --features=features.npz holidays
 
-`--model` is whatever `vj.load_pretrained` takes. Files that cannot be read are named and skipped. Errors that a user can
-mend are one line on stderr and exit status 2.
+`--model` is whatever `vj.load_pretrained` takes. Files that cannot be read are named and skipped.
 """
 
 import argparse
@@ -20,21 +19,30 @@ import numpy as np
 from tqdm import tqdm
 
 from vision_jax.command_line import Parser, add_source_arguments, report_errors, source_arguments
-from vision_jax.config import nearest
 from vision_jax.data.classes import some
-from vision_jax.errors import ConfigError
+from vision_jax.errors import ConfigError, did_you_mean
 from vision_jax.files import printable, user_path
 
 THREADS = 4  # that read and decode pictures
 
 
-def class_probabilities(model) -> Callable:
-    """(variables, images) -> float32[B, classes] of a classifier."""
+def answers(model, outputs) -> Callable:
+    """(variables, images) -> float32[B, outputs]: probabilities of classes, or numbers in their own units."""
     import jax
 
-    if not getattr(model, "num_classes", 0):
-        raise ConfigError("--model has no classes: --features=FILE.npz writes what it makes of pictures")
-    return lambda variables, images: jax.nn.softmax(model.apply(variables, images))
+    activation = {"softmax": jax.nn.softmax, "sigmoid": jax.nn.sigmoid, "identity": jax.nn.identity}[outputs.activation]
+    mean, std = np.float32(outputs.mean), np.float32(outputs.std)
+
+    def function(variables, images):
+        found = model.apply(variables, images)
+        if getattr(found, "ndim", 0) != 2:
+            shape = f"{list(found.shape[1:])} a picture" if hasattr(found, "shape") else f"a {type(found).__name__}"
+            raise ConfigError(
+                f"--model makes {shape}, not a number for each class; vj.load_pretrained gives it to a program of yours"
+            )
+        return activation(found) * std + mean
+
+    return function
 
 
 def label_probabilities(model, variables: dict, prompts: Sequence[Sequence[str]], tokenizer: str) -> Callable:
@@ -123,15 +131,13 @@ def classes_of(labels: str) -> tuple:
     return tuple(map(ClassName, names))
 
 
-def class_names(source, model, labels: Sequence[str]) -> dict[int, str]:
-    """Number -> name of the outputs of a classifier that are shown.
+def class_names(names: Sequence[str], count: int, labels: Sequence[str]) -> dict[int, str]:
+    """Number -> name of those of a classifier's `count` outputs that are shown.
 
-    `labels` are some of the names that the source has for its outputs, which alone are shown, or others for all of them,
+    `labels` are some of the `names` that the source has for its outputs, which alone are shown, or others for all of them,
     in their order. Without labels all are shown; those without a name by their numbers.
     """
-    count = model.num_classes
-    is_new = source.create_model().num_classes != count  # the head, whose outputs are not those that the source names
-    own = {} if is_new else dict(zip(range(count), source.class_names, strict=False))
+    own = dict(zip(range(count), names, strict=False))
     if not labels:
         return {number: own.get(number, f"class {number}") for number in range(count)}
     unknown = [label for label in labels if label not in own.values()]
@@ -139,55 +145,117 @@ def class_names(source, model, labels: Sequence[str]) -> dict[int, str]:
         return {number: name for number, name in own.items() if name in labels}
     if len(unknown) == len(labels) == count:
         return dict(enumerate(labels))
-    guess = nearest(printable(unknown[0]), map(printable, own.values())) if own else ""
+    guess = did_you_mean(printable(unknown[0]), map(printable, own.values())) if own else ""
     raise ConfigError(
         f"--labels: the model has no class {some(unknown)}{guess}; new names for all of its {count} classes, in their"
         f" order, would be {count}, not {len(labels)}"
     )
 
 
-def predict(args: argparse.Namespace) -> None:
-    from vision_jax.data.sources.pictures import Pictures
+def predict(
+    model: str | pathlib.Path,
+    images,
+    *,
+    labels: Sequence[str] = (),
+    templates: str = "plain",
+    tokenizer: str = "",
+    top: int | None = None,
+    batch_size: int = 32,
+    **arguments,
+) -> list[list[tuple[str, float]]]:
+    """What a model sees in pictures: for each the (class, probability) pairs, likeliest first, or (target, value) pairs.
+
+    Args:
+        model: whatever `vj.load_pretrained` takes, as `arguments` are those of it.
+        images: a picture or a list of them: a file's path, its bytes, a PIL.Image or uint8[h, w, 1, 3 or 4].
+        labels: names to choose from: needed for a CLIP, in prompts that `templates` makes.
+        tokenizer: of a CLIP, as data.tokenizer; empty: the source's, or clip.
+        top: pairs a picture; None stands for 5 of classes of which one is right, and else for all.
+
+    Raises:
+        ConfigError: as `vj.load_pretrained`; BrokenImage: for a picture that cannot be read.
+    """
+    import jax
+
+    from vision_jax.evaluation.prompts import ClassName
+    from vision_jax.weights.preprocessing import preprocessing_of
+    from vision_jax.weights.pretrained import open_pretrained
+
+    images = list(images) if isinstance(images, list | tuple) or np.ndim(images) == 4 else [images]
+    source, module, variables = open_pretrained(model, **arguments)
+    transform = preprocessing_of(source, arguments.get("image_size"))
+    function, names, activation = answering(
+        source, module, variables, tuple(map(ClassName, labels)), templates, tokenizer
+    )
+    step, found = jax.jit(function), []
+    for start in range(0, len(images), batch_size):
+        rows = np.asarray(step(variables, np.stack([transform(image) for image in images[start : start + batch_size]])))
+        found += [[(names[i], float(row[i])) for i in likeliest(row, names, top, activation)] for row in rows]
+    return found
+
+
+def answering(source, model, variables: dict, classes: tuple, templates: str, tokenizer: str) -> tuple:
+    """((variables, images) -> answers, number -> name of those that are shown, what the answers are: see `Outputs`)."""
     from vision_jax.evaluation.prompts import class_prompts, open_templates
     from vision_jax.models.clip import CLIP
+    from vision_jax.weights.work_folder import Outputs
+
+    names = [each.name for each in classes]
+    if isinstance(model, CLIP):
+        if not classes:
+            raise ConfigError('a CLIP chooses among --labels="cat,dog"; --features=FILE.npz writes its embeddings')
+        prompts = class_prompts(open_templates(templates, "--templates"), classes)
+        probabilities = label_probabilities(model, variables, prompts, tokenizer or source.tokenizer)
+        return probabilities, dict(enumerate(names)), "softmax"
+    own, count = (getattr(each, "num_classes", len(source.outputs.names)) for each in (source.create_model(), model))
+    if not count:
+        raise ConfigError("--model has no classes: --features=FILE.npz writes what it makes of pictures")
+    outputs = source.outputs if own == count else Outputs()  # of a new head the source knows nothing
+    return answers(model, outputs), class_names(outputs.names, count, names), outputs.activation
+
+
+def likeliest(row: np.ndarray, names: dict[int, str], top: int | None, activation: str) -> list[int]:
+    """Numbers of the outputs that have `names`, the likeliest first, equal ones in their order; of numbers all in order.
+
+    `top` is how many at most; None stands for 5 of classes of which one is right, and else for all.
+    """
+    numbers = np.array(list(names))
+    order = slice(None) if activation == "identity" else np.argsort(-row[numbers], kind="stable")
+    return numbers[order][: top or (5 if activation == "softmax" else len(numbers))].tolist()
+
+
+def run(args: argparse.Namespace) -> None:
+    from vision_jax.data.sources.pictures import Pictures
+    from vision_jax.evaluation.prompts import open_templates
     from vision_jax.weights.preprocessing import preprocessing_of
     from vision_jax.weights.pretrained import open_pretrained
 
     # What the user may have got wrong is looked at before the model is loaded and run.
     pictures, arguments = Pictures(args.images), source_arguments(args)
-    classes, templates = classes_of(args.labels) if args.labels else (), open_templates(args.templates, "--templates")
-    names, out = [each.name for each in classes], user_path(args.features)
+    classes, out = classes_of(args.labels) if args.labels else (), user_path(args.features)
+    open_templates(args.templates, "--templates")
     if args.features and not out.parent.is_dir():
         raise ConfigError(f"--features: cannot write {out}: there is no folder {out.parent}")
     source, model, variables = open_pretrained(args.model, **arguments)
     transform = preprocessing_of(source, arguments["image_size"])
-
-    def rows(function: Callable) -> Iterator[tuple]:
-        return every_picture(function, variables, pictures, transform, args.batch_size)
-
     if args.features:
-        write_features(out, list(rows(features(model))))
-    elif not isinstance(model, CLIP):
-        probabilities = class_probabilities(model)
-        show(rows(probabilities), class_names(source, model, names), args.top, args.json)
-    elif not classes:
-        raise ConfigError('a CLIP chooses among --labels="cat,dog"; --features=FILE.npz writes its embeddings')
-    else:
-        prompts = class_prompts(templates, classes)
-        probabilities = label_probabilities(model, variables, prompts, args.tokenizer or source.tokenizer)
-        show(rows(probabilities), dict(enumerate(names)), args.top, args.json)
+        rows = every_picture(features(model), variables, pictures, transform, args.batch_size)
+        write_features(out, list(rows))
+        return
+    function, names, activation = answering(source, model, variables, classes, args.templates, args.tokenizer)
+    for path, row in every_picture(function, variables, pictures, transform, args.batch_size):
+        tqdm.write(shown_answers(path, row, names, likeliest(row, names, args.top, activation), activation, args.json))
 
 
-def show(rows: Iterator[tuple], names: dict[int, str], top: int, as_json: bool) -> None:
-    """Prints the likeliest of the classes that have `names`, for each picture, equal ones in their order."""
-    numbers = np.array(list(names))
-    for path, row in rows:
-        best = numbers[np.argsort(-row[numbers], kind="stable")[:top]]
-        if as_json:
-            found = [{"label": names[int(i)], "index": int(i), "probability": float(row[i])} for i in best]
-            tqdm.write(json.dumps({"file": str(path), "predictions": found}))
-        else:
-            tqdm.write("\n".join([printable(path), *(f"{row[i]:8.2%}  {printable(names[int(i)])}" for i in best)]))
+def shown_answers(
+    path, row: np.ndarray, names: dict[int, str], best: Sequence[int], activation: str, as_json: bool
+) -> str:
+    """A picture's answers as lines for people, or one JSON object."""
+    key, form = ("value", "10.4g") if activation == "identity" else ("probability", "8.2%")
+    if as_json:
+        found = [{"label": names[i], "index": i, key: float(row[i])} for i in best]
+        return json.dumps({"file": str(path), "predictions": found})
+    return "\n".join([printable(path), *(f"{row[i]:{form}}  {printable(names[i])}" for i in best)])
 
 
 def write_features(path: pathlib.Path, rows: list[tuple]) -> None:
@@ -203,24 +271,24 @@ def write_features(path: pathlib.Path, rows: list[tuple]) -> None:
 
 @report_errors
 def main() -> None:
-    parser = Parser("vision_jax.predict", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = Parser("vision-jax predict", description=__doc__)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, or folders of pictures to any depth")
     parser.add_argument("--model", required=True, metavar="SOURCE", help="a path, or an id of the Hugging Face hub")
-    parser.add_argument(
-        "--labels", default="", help="names to choose from, separated by commas, or a JSON file of them"
-    )
+    parser.add_argument("--labels", default="", help="names to choose from, separated by commas, or a JSON file")
     parser.add_argument("--templates", default="plain", help="prompts of a CLIP: a built-in set or a JSON file (plain)")
     parser.add_argument("--tokenizer", default="", help="of a CLIP, as data.tokenizer (default: the source's, or clip)")
     parser.add_argument("--features", default="", metavar="FILE.npz", help="write features instead")
-    parser.add_argument("--top", type=int, default=5, help="classes shown a picture (default: 5)")
+    parser.add_argument(
+        "--top", type=int, help="classes shown a picture (default: 5, or all that may be right at once)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a line and picture")
     parser.add_argument("--batch_size", type=int, default=32, help="pictures a step (default: 32)")
     add_source_arguments(parser)
     args = parser.parse_args()
     for name in ("top", "batch_size"):
-        if getattr(args, name) < 1:
-            raise ConfigError(f"--{name} must be at least 1, got {getattr(args, name)}")
-    predict(args)
+        if (value := getattr(args, name)) is not None and value < 1:
+            raise ConfigError(f"--{name} must be at least 1, got {value}")
+    run(args)
 
 
 if __name__ == "__main__":

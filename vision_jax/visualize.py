@@ -1,18 +1,16 @@
 """Writes what a masked autoencoder makes of pictures: the picture, its visible part, the prediction, both together.
 
-    python -m vision_jax.visualize --workdir=runs/mae                        # of the first evaluation images
-    python -m vision_jax.visualize --workdir=runs/mae --images=cat.jpg,holidays --out=mine.png
+    vision-jax visualize --workdir=runs/mae                        # of the first evaluation images
+    vision-jax visualize --workdir=runs/mae --images=cat.jpg,holidays --out=mine.png
 
-`--images` takes files and folders, separated by commas. Errors that a user can mend are one line on stderr and exit status 2.
+`--images` takes files and folders, separated by commas.
 """
 
-import argparse
 import pathlib
 
 from vision_jax.command_line import Parser, report_errors
 from vision_jax.errors import ConfigError
 from vision_jax.files import user_path
-from vision_jax.weights.work_folder import load_variables, locate, read_run_config
 
 
 def visualize(
@@ -26,15 +24,17 @@ def visualize(
     from vision_jax.data.sources.pictures import Pictures
     from vision_jax.evaluation.reconstruction import fixed_noise, picture_grid, readable_images, views
     from vision_jax.tasks import make_task
-    from vision_jax.training.reporting import write_picture
+    from vision_jax.tasks.masked_autoencoding import MaskedAutoencoding
     from vision_jax.training.setup import process_settings
+    from vision_jax.training.targets import write_picture
+    from vision_jax.weights.work_folder import learned_labels, load_variables, locate, read_run_config
 
     config = read_run_config(workdir)
-    if config.task != "masked_autoencoding":
+    task = make_task(config, learned_labels(workdir, config))
+    if not isinstance(task, MaskedAutoencoding):
         raise ConfigError(f"{workdir} holds a run of the task {config.task}; pictures are of masked_autoencoding")
     variables = load_variables(locate(workdir, checkpoint))
     source = Pictures(names, "--images") if names else open_source(config.data.eval, tfds_dir=config.data.tfds_dir)
-    task = make_task(config, source)
     images = readable_images(source, eval_transform(config.data), count)
     noise = fixed_noise(task.model, images, seed)
     with process_settings(config):
@@ -48,7 +48,7 @@ def visualize(
 
 @report_errors
 def main() -> None:
-    parser = Parser("vision_jax.visualize", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = Parser("vision-jax visualize", description=__doc__)
     parser.add_argument("--workdir", required=True, help="work folder of a masked autoencoding run")
     parser.add_argument("--checkpoint", default="last", help="last, best or a step (default: last)")
     parser.add_argument("--images", default="", help="files and folders of pictures, separated by commas")

@@ -27,7 +27,7 @@ from collections.abc import Callable
 from PIL import Image
 
 from vision_jax import convert, plan, predict, visualize
-from vision_jax.config import SCHEMA, Duration, Key, Open, derive, from_dict, to_json
+from vision_jax.config import Duration, base_config, derive, from_dict, to_json, typed_leaves
 from vision_jax.errors import ConfigError
 from vision_jax.main import parse
 
@@ -90,15 +90,7 @@ VALUES = (*NUMBERS, *SHAPES, *TEXTS, *DURATIONS)
 class Hang(BaseException): ...
 
 
-def leaves(schema: dict, path: str = ""):
-    for name, entry in schema.items():
-        if isinstance(entry, Key):
-            yield path + name, entry.type
-        else:
-            yield from leaves(entry.keys if isinstance(entry, Open) else entry, f"{path}{name}.")
-
-
-TYPES = dict(leaves(SCHEMA))
+TYPES = {key: entry.type for key, _, entry in typed_leaves(base_config())}
 KEYS = tuple(TYPES)
 
 

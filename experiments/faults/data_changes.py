@@ -187,7 +187,7 @@ def what_may_change(scratch: Scratch) -> Iterator[Row]:
         "log.every, log.tensorboard": ("--config.log.every=7 steps", "--config.log.tensorboard=True"),
         "evals.classification.every, evals.batch_size": ("--config.evals.classification.every=70 steps", "--config.evals.batch_size=40"),
         "checkpoint.every, keep": ("--config.checkpoint.every=17 steps", "--config.checkpoint.keep=4"),
-        "checkpoint.best, best_mode": ("--config.checkpoint.best=eval/loss", "--config.checkpoint.best_mode=min"),
+        "checkpoint.best, best_mode": ("--config.checkpoint.best=classification/loss", "--config.checkpoint.best_mode=min"),
         "checkpoint.best empty": ("--config.checkpoint.best=",),
         "data.workers, threads, prefetch": ("--config.data.workers=2", "--config.data.threads=1", "--config.data.prefetch=2"),
     }  # fmt: skip

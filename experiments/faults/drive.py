@@ -19,6 +19,8 @@ from typing import Any
 
 from processes import all_processes, command_line, descendants, resident, session
 
+from vision_jax.training.throughput import CLOCKED
+
 REPO = pathlib.Path(__file__).parents[2]
 CONFIG = "--config=experiments/faults/tiny.py"
 STEPS = 300  # of the config: about two seconds of steps
@@ -256,7 +258,7 @@ def metrics(workdir: pathlib.Path) -> list[dict]:
     except OSError:
         return []
     lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-    return [{name: value for name, value in line.items() if not name.startswith("perf/")} for line in lines]
+    return [{name: value for name, value in line.items() if name not in CLOCKED} for line in lines]
 
 
 def last_step(workdir: pathlib.Path) -> int:

@@ -6,10 +6,10 @@ Data workers import the main program anew, so that the fault is in them, too.
 import os
 import resource
 
-from vision_jax.data import pipeline
+from vision_jax.data import reading
 from vision_jax.main import main
 
-decode = pipeline.decode
+decode = reading.decode
 
 
 def use_up_memory() -> None:
@@ -25,7 +25,7 @@ def fail(*args, **kwargs):
     return decode(*args, **kwargs)
 
 
-pipeline.decode = fail
+reading.decode = fail
 
 if __name__ == "__main__":
     main()

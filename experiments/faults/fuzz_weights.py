@@ -33,7 +33,7 @@ from vision_jax.errors import ConfigError
 from vision_jax.models.inference import variable_shapes
 from vision_jax.weights.preprocessing import preprocessing_of
 from vision_jax.weights.readers import open_tensors
-from vision_jax.weights.sources import open_source
+from vision_jax.weights.sources import open_weights
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1] / "tests" / "weights")]
@@ -61,13 +61,13 @@ def read_all(path: pathlib.Path, case: int) -> None:
 
 
 def describe(path: pathlib.Path, case: int) -> None:
-    preprocessing_of(open_source(path))
+    preprocessing_of(open_weights(path))
     if case % _EVERY == 0:
         vj.load_pretrained(path)
 
 
 def describe_run(path: pathlib.Path, case: int) -> None:
-    source = open_source(path)
+    source = open_weights(path)
     assert source.class_names is not None and source.create_model() and preprocessing_of(source)
 
 

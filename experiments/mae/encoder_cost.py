@@ -39,7 +39,7 @@ class SeeingAll(MAE):
             noise = jax.random.uniform(self.make_rng("masking"), patches.shape[:2])
         *_, mask = random_masking(noise, self.mask_ratio)
         tokens = jnp.where(mask[..., None] > 0, self.encoder_mask_token.astype(patches.dtype), patches)
-        latent = self.encoder.encode(self.encoder.add_prefix(tokens, cls_position))
+        latent = self.encoder.apply_blocks(self.encoder.add_prefix(tokens, cls_position))
         in_place = jnp.broadcast_to(jnp.arange(mask.shape[1]), mask.shape)
         return self.decoder(latent, in_place, self.encoder.grid(images.shape[1:3])), mask
 

@@ -21,13 +21,13 @@ def curve(workdir: pathlib.Path, name: str) -> tuple[list[float], list[float]]:
 
 def main(runs: pathlib.Path, out: str):
     figure, (probe, labels) = plt.subplots(1, 2, figsize=(9, 3.4))
-    random = curve(runs / "random", "eval/probe_top1")[1][-1]
-    epochs, top1 = curve(runs / "mae", "eval/probe_top1")
+    random = curve(runs / "random", "linear_probe/top1")[1][-1]
+    epochs, top1 = curve(runs / "mae", "linear_probe/top1")
     probe.plot([0, *epochs], [random, *top1], "o-", label="linear probe")
     probe.axhline(random + 0.1, color="grey", linestyle=":", label="random weights + 10 points")
     probe.set(xlabel="epochs of pre-training", ylabel="top-1", title="frozen features")
     for name, label in (("finetune", "from the MAE"), ("scratch", "from scratch")):
-        labels.plot(*curve(runs / name, "eval/top1"), "o-", label=label)
+        labels.plot(*curve(runs / name, "classification/top1"), "o-", label=label)
     labels.set(xlabel="epochs on a tenth of the labels", ylabel="top-1", title="training on 5,000 labels")
     for axes in (probe, labels):
         axes.legend()

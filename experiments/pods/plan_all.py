@@ -3,7 +3,7 @@
     python experiments/pods/plan_all.py                          # what plans.jsonl lacks; minutes for each large model
     python experiments/pods/plan_all.py mae_vith.py vit_s16.py   # these anew
 
-Needs libtpu: pip install "vision_jax[train,tpu]".
+Needs libtpu: pip install -e ".[train,tpu]"; and of data the tables of experiments/labels/digits_csv.py in data/digits.
 """
 
 import argparse
@@ -40,6 +40,8 @@ TOPOLOGIES = {
     "mae_vitb_linear_probe.py:h": "v5e:8x8",
     "mae_vith.py": "v5e:16x16",
     "mae_vitl.py": "v5e:16x16",
+    "multi_label_digits.py": "v5e:1x1",
+    "regression_digits.py": "v5e:1x1",
     "siglip_vitb16.py": "v5e:8x8",
     "swin_base.py": "v5e:8x8",
     "swin_base_finetune_384.py:in1k": "v5e:8x8",

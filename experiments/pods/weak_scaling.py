@@ -2,7 +2,7 @@
 
     python experiments/pods/weak_scaling.py     # weak_scaling.{jsonl,png} and the table of README.md; what is recorded stays
 
-All figures are of the compiled train steps; nothing is run. Needs libtpu (pip install "vision_jax[train,tpu]"), and
+All figures are of the compiled train steps; nothing is run. Needs libtpu (pip install -e ".[train,tpu]"), and
 matplotlib for the plot.
 """
 

@@ -5,9 +5,10 @@ import pytest
 
 from vision_jax.config import base_config
 from vision_jax.data import open_source
-from vision_jax.data.captions import caption_tokens
+from vision_jax.data.captions import TextReader, caption_tokens
 from vision_jax.data.images import BrokenImage
 from vision_jax.data.pipeline import train_batches
+from vision_jax.data.reading import Field, picture_fields, transform_of
 from vision_jax.errors import ConfigError
 
 
@@ -19,7 +20,11 @@ def config_of(train, templates=(), **data):
 
 
 def batches(config, steps, start_step=0, **share):
-    with train_batches(config, seed=3, start_step=start_step, **share) as made:
+    source = open_source(config.data.train)
+    fields = picture_fields(config.data) | {"tokens": Field((config.data.context_length,), np.int32)}
+    reader = TextReader(transform_of(config.data, train=True), caption_tokens(config.data, source))
+    made = train_batches(config, seed=3, start_step=start_step, source=source, fields=fields, reader=reader, **share)
+    with made:
         return list(itertools.islice(made, steps))
 
 
@@ -40,10 +45,10 @@ def test_a_picture_comes_with_one_of_its_own_captions():
 
 def test_templates_are_filled_with_the_class_s_name():
     templates = ("the digit {}", "{} it is")
-    texts = set()
+    labels, texts = open_source("digits:train").labels, set()
     for batch in batches(config_of("digits:train", templates), 8):
-        for label, tokens in zip(batch["label"], batch["tokens"], strict=True):
-            assert text_of(tokens) in {template.format(label) for template in templates}
+        for id, tokens in zip(batch["id"], batch["tokens"], strict=True):
+            assert text_of(tokens) in {template.format(labels[id]) for template in templates}
             texts.add(text_of(tokens))
     assert len(texts) > 12
 
@@ -55,10 +60,10 @@ def test_classes_beside_captions_need_no_templates():
         def __getitem__(self, index):
             return {"image": np.zeros((4, 4, 3), np.uint8), "label": 0, "name": "x", "captions": ("a tabby",)}
 
-    tokens = caption_tokens(config_of("shapes:train"), Both())
+    tokens = caption_tokens(config_of("shapes:train").data, Both())
     assert text_of(tokens(Both()[0], np.random.default_rng(0))) == "a tabby"
     with pytest.raises(ConfigError, match=r"data\.templates"):
-        caption_tokens(config_of("digits:train"), open_source("digits:train"))
+        caption_tokens(config_of("digits:train").data, open_source("digits:train"))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -72,24 +77,21 @@ def test_the_same_texts_after_a_restart_and_for_any_processes(workers):
             np.testing.assert_array_equal(share["tokens"], batch["tokens"][rows])
 
 
-def test_an_example_without_a_caption_is_none(capsys):
-    tokens = caption_tokens(config_of("shapes:train"), open_source("shapes:train"))
+def test_an_example_without_a_caption_is_none():
+    tokens = caption_tokens(config_of("shapes:train").data, open_source("shapes:train"))
     with pytest.raises(BrokenImage, match="no caption"):
         tokens({"name": "x", "label": 0, "captions": ()}, np.random.default_rng(0))
-    assert tokens.none.shape == (64,) and not tokens.none.any()
 
 
 def test_a_text_that_is_too_long_is_cut_or_named():
     example = {"name": "scene 7", "label": 0, "captions": ("a word " * 20,)}
-    cut = caption_tokens(config_of("shapes:train"), open_source("shapes:train"))
+    cut = caption_tokens(config_of("shapes:train").data, open_source("shapes:train"))
     assert cut(example, np.random.default_rng(0))[-1] == 258
-    raising = caption_tokens(config_of("shapes:train", long_texts="raise"), open_source("shapes:train"))
+    raising = caption_tokens(config_of("shapes:train", long_texts="raise").data, open_source("shapes:train"))
     with pytest.raises(ConfigError, match=r"scene 7.*'a word.*142 tokens.*64.*data\.long_texts"):
         raising(example, np.random.default_rng(0))
 
 
-def test_other_tasks_read_no_texts():
-    config = config_of("digits:train")
-    config.task = "classification"
-    assert caption_tokens(config, open_source("digits:train")) is None
-    assert "tokens" not in batches(config, 1)[0]
+def test_pictures_with_labels_by_default():
+    with train_batches(config_of("digits:train"), seed=0, start_step=0) as made:
+        assert set(next(made)) == {"image", "label", "mask", "id"}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vision_jax.data import open_source
-from vision_jax.data.classes import Classes, Renumbered, continued, missing, names_of, numbers_among, renumbered
+from vision_jax.data.classes import Labels, Renumbered, continued, missing, names_of, numbers_among, renumbered
 from vision_jax.data.sources.share import Share
 from vision_jax.errors import ConfigError
 
@@ -48,7 +48,7 @@ def test_sources_without_names_go_by_number():
     assert names_of(unnamed) == () and numbers_among(unnamed, ("a", "b", "c"), "it", "the model") == (0, 1)
     assert renumbered(unnamed, ("b", "a"), "it", "the run") is unnamed and missing(unnamed, ("a",)) == []
     assert names_of(Labelled(("a",), [], num_classes=2)) == ()  # not each of them has one
-    assert names_of(Classes(2, ("a", "b"))) == ("a", "b")
+    assert names_of(Labels(2, ("a", "b"))) == ("a", "b")
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_source_with_other_numbers():
     assert [found[i]["name"] for i in range(4)] == ["0", "1", "2", "3"]
     assert renumbered(source, ("c", "a"), "it", "the run") is source
     assert renumbered(source, ("c", "a", "b"), "it", "the run").num_classes == 3  # and no class less
-    assert Share(found, 50).class_names == ("a", "b", "c") and delivered(Share(found, 50)) == ["c", "c", "a"]
+    assert Share(found, 0, 50).class_names == ("a", "b", "c") and delivered(Share(found, 0, 50)) == ["c", "c", "a"]
     assert missing(source, ("a", "b", "c", "d")) == ["b", "d"]
 
 

@@ -2,7 +2,6 @@ import importlib.util
 import io
 import json
 import pathlib
-import re
 import sys
 import tarfile
 import unicodedata
@@ -300,7 +299,7 @@ def test_errors_are_one_line(shards, change, message, capsys):
 
 def test_a_missing_automaton_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ahocorasick_rs", None)
-    with pytest.raises(ConfigError, match=re.escape('pip install "vision_jax[clip]"')):
+    with pytest.raises(ConfigError, match="pip install ahocorasick_rs"):
         curation.match(["a"], ["a"])
 
 

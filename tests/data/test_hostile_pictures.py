@@ -12,7 +12,7 @@ from PIL import Image
 
 from vision_jax import limits
 from vision_jax.config import base_config
-from vision_jax.data import augment, decoding, images, open_source, pipeline
+from vision_jax.data import augment, decoding, images, open_source, pipeline, reading
 from vision_jax.data.decoding import BrokenImage, decode, read_picture
 from vision_jax.data.sources.pictures import Pictures
 from vision_jax.data.tokenizers import open_tokenizer
@@ -171,7 +171,7 @@ def test_memory_of_a_picture_is_a_config_key(config, folder, encode, capfd):
     masked = []
     for memory in (4, 8):
         config.data.picture_memory = memory
-        pipeline._reported.clear()
+        reading._told.clear()
         with pipeline.train_batches(config, seed=0, start_step=0) as batches:
             masked.append(sum(int((~next(batches)["mask"]).sum()) for _ in range(11)))
     assert masked == [12, 0]

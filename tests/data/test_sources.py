@@ -4,7 +4,10 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from vision_jax import parts
 from vision_jax.data import open_source
 from vision_jax.errors import ConfigError
 
@@ -145,6 +148,56 @@ def test_a_share_is_the_first_of_each_class():
     assert part.num_classes == 10 and part.class_names == whole.class_names
 
 
+class Labelled:
+    num_classes, class_names = 4, ("a", "b", "c", "d")
+
+    def __init__(self, labels):
+        self.labels = labels
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        return {"image": b"", "label": self.labels[index], "name": str(index)}
+
+
+def names(source):
+    return [source[i]["name"] for i in range(len(source))]
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(1, 99))
+def test_two_shares_are_the_whole_and_nothing_twice(labels, percent):
+    """Also of classes with one example, which lies in the first share."""
+    with parts.given({"it": Labelled(labels)}):
+        whole, first = open_source("given:it"), open_source(f"given:it[:{percent}%]")
+        try:
+            rest = names(open_source(f"given:it[{percent}%:]"))
+        except ConfigError as error:  # of classes so small that the first share is all of them
+            assert "is none" in str(error)
+            rest = []
+    assert sorted(names(first) + rest, key=int) == names(whole) and not set(names(first)) & set(rest)
+    assert {first[i]["label"] for i in range(len(first))} == set(labels)
+    assert names(first) == sorted(names(first), key=int) and rest == sorted(rest, key=int)
+
+
+@pytest.mark.parametrize("percent", [1, 80])
+def test_shares_of_digits_and_of_folders(percent, folder):
+    for spec in ("digits:train", f"folder:{folder}"):
+        whole, first, rest = (open_source(f"{spec}{part}") for part in ("", f"[:{percent}%]", f"[{percent}%:]"))
+        assert sorted(names(first) + names(rest)) == sorted(names(whole))
+        assert len(set(names(whole))) == len(whole) and first.class_names == rest.class_names == whole.class_names
+        assert names(open_source(f"{spec}[0%:100%]")) == names(whole)
+        middle = min(percent + 50, 100)
+        between = set(names(rest)) & set(names(open_source(f"{spec}[:{middle}%]")))
+        assert set(names(open_source(f"{spec}[{percent}%:{middle}%]"))) == between
+
+
+@pytest.mark.parametrize("part", ["[50%:50%]", "[60%:50%]", "[:101%]", "[100%:]"])
+def test_shares_that_are_none(part):
+    with pytest.raises(ConfigError, match=r"START%:STOP%"):
+        open_source(f"digits:train{part}")
+
+
 def test_a_share_of_a_folder_has_every_class(tmp_path):
     for name, count in (("cat", 10), ("dog", 2)):
         (tmp_path / name).mkdir()
@@ -156,5 +209,5 @@ def test_a_share_of_a_folder_has_every_class(tmp_path):
         (0, "1.png"),
         (1, "0.png"),
     ]
-    with pytest.raises(ConfigError, match=r"\[:0%\]"):
+    with pytest.raises(ConfigError, match=r"\[0%:0%\]"):
         open_source(f"folder:{tmp_path}[:0%]")

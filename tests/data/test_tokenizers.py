@@ -78,7 +78,7 @@ def test_every_format_of_a_vocabulary(tiny, path):
 
 def test_names_of_start_and_end_become_these_tokens(tiny):
     tokenizer = open_tokenizer(f"clip:{tiny / 'bpe.txt'}", 9)
-    assert tokenizer.encode("<|startoftext|>hello<|EndOfText|>") == [517, 515, 518]
+    assert tokenizer.token_ids("<|startoftext|>hello<|EndOfText|>") == [517, 515, 518]
 
 
 @pytest.fixture(params=["bytes", "clip"])
@@ -129,7 +129,7 @@ def test_clip_alone_takes_the_file_of_an_installed_package_without_importing_it(
     (package / FILE).write_bytes((tiny / "bpe.txt.gz").read_bytes())
     monkeypatch.syspath_prepend(tiny)
     monkeypatch.delitem(sys.modules, "open_clip", raising=False)
-    assert open_tokenizer("clip", 7).encode("hello") == [515]
+    assert open_tokenizer("clip", 7).token_ids("hello") == [515]
 
 
 @pytest.mark.parametrize("folder", ["pair", "single"])
@@ -143,7 +143,7 @@ def test_a_model_of_the_hub(tiny, monkeypatch, folder):
         return str(path)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    assert open_tokenizer("clip:org/model", 7).encode("hello") == [515]
+    assert open_tokenizer("clip:org/model", 7).token_ids("hello") == [515]
 
 
 def test_a_hub_without_connection(monkeypatch):
@@ -171,7 +171,7 @@ def test_a_missing_vocabulary_says_where_to_get_it(tmp_path, monkeypatch):
 def test_a_missing_package_says_how_to_install_it(tiny, monkeypatch, package):
     for name in [name for name in sys.modules if name.partition(".")[0] == package]:
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ConfigError, match=rf"needs the package '{package}'.*pip install \"vision_jax\[clip\]\""):
+    with pytest.raises(ConfigError, match=f"needs the package '{package}'.*pip install ftfy regex tokenizers"):
         open_tokenizer(f"clip:{tiny / 'bpe.txt'}", 77)
 
 

@@ -7,12 +7,11 @@ from vision_jax.config import base_config
 class Pixels:
     """A task whose features are the grey levels of the pictures times variables["scale"]."""
 
+    evaluations = ("knn", "linear_probe")
+
     def features(self, variables, batch):
         grey = batch["image"].astype(jnp.float32).mean(-1) / 255
         return grey.reshape(len(grey), -1) * variables["scale"]
-
-    def evaluators(self, config):
-        return {name: config.evals[name].every for name in ("knn", "linear_probe")}
 
 
 @pytest.fixture

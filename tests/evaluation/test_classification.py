@@ -1,5 +1,4 @@
 import io
-import types
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +13,15 @@ from vision_jax.errors import ConfigError
 from vision_jax.evaluation import make_evaluators
 from vision_jax.ops.losses import tops
 from vision_jax.tasks import make_task
+from vision_jax.tasks.classification import Classification
 from vision_jax.training.partitioning import make_mesh
 
 
-class Brightness:
+class Brightness(Classification):
     """A task whose model knows nothing but the mean brightness: what it predicts is easy to compute by hand."""
 
-    model = types.SimpleNamespace(num_classes=10)
+    def __init__(self, config):
+        self.config, self.num_classes, self.metrics = config, 10, ("loss", "top1")
 
     def loss(self, variables, batch, rng, train):
         assert not train
@@ -29,9 +30,6 @@ class Brightness:
         count = batch["mask"].sum()
         return 0.0, ({}, {"loss": (jnp.sum(brightness * batch["mask"]), count), "top1": (correct.sum(), count)})
 
-    def evaluators(self, config):
-        return {"classification": config.evals.classification.every}
-
 
 @pytest.mark.parametrize("batch_size", [0, 8, 100, 1000])
 def test_every_example_counts_once_on_any_mesh(batch_size):
@@ -39,7 +37,7 @@ def test_every_example_counts_once_on_any_mesh(batch_size):
     c.data.image_size, c.data.eval_resize = 8, "squash"
     c.evals.batch_size = batch_size
     c.batch_size = 64
-    evaluator = make_evaluators(Brightness(), c, make_mesh(c))["classification"]
+    evaluator = make_evaluators(Brightness(c), c, make_mesh(c))["classification"]
     metrics = evaluator.run({})
     source = open_source("digits:test")
     with eval_batches(source, c, batch_size=1) as batches:
@@ -54,7 +52,7 @@ def test_an_evaluation_can_be_switched_off():
     c.evals.classification.every = ""
     assert (
         make_evaluators(
-            Brightness(), c, jax.sharding.Mesh(np.array(jax.devices()).reshape(8, 1, 1), ("data", "fsdp", "tensor"))
+            Brightness(c), c, jax.sharding.Mesh(np.array(jax.devices()).reshape(8, 1, 1), ("data", "fsdp", "tensor"))
         )
         == {}
     )
@@ -70,7 +68,7 @@ def folder_of(tmp_path, classes, content=b"no picture"):
 def test_pictures_none_of_which_can_be_read_are_an_error(tmp_path):
     c = base_config()
     c.data.image_size, c.batch_size, c.data.eval = 8, 8, folder_of(tmp_path, 10)
-    evaluator = make_evaluators(Brightness(), c, make_mesh(c))["classification"]
+    evaluator = make_evaluators(Brightness(c), c, make_mesh(c))["classification"]
     with pytest.raises(ConfigError, match=f"none of the images of .*{tmp_path}"):
         evaluator.run({})
 

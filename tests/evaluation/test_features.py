@@ -8,10 +8,9 @@ from PIL import Image
 
 from vision_jax.data import open_source
 from vision_jax.errors import ConfigError
-from vision_jax.evaluation import EVALUATORS, make_evaluators, measure
 from vision_jax.evaluation import features as features_module
+from vision_jax.evaluation import make_evaluator, make_evaluators, measure
 from vision_jax.evaluation.features import FeatureExtractor, in_chunks, shared_features
-from vision_jax.evaluation.knn import KNNEvaluator
 from vision_jax.tasks import make_task
 from vision_jax.training.loop import evaluate, train
 from vision_jax.training.partitioning import make_mesh
@@ -56,12 +55,14 @@ def test_an_evaluation_extracts_each_source_once_and_the_next_one_anew(config, p
         return every_example(source, *rest)
 
     monkeypatch.setattr(features_module, "every_example", counted)
-    evaluators = {name: KNNEvaluator(pixels, config, make_mesh(config)) for name in ("one", "other")}
+    config.evals.one = config.evals.other = dict(kind="knn")
+    config.evals.classification.every = ""
+    evaluators = make_evaluators(pixels, config, make_mesh(config))
     variables = {"scale": 1.0}
     good = measure(evaluators, variables)
     assert sorted(opened) == [360, 1437]
     variables["scale"] = 0.0  # the same dictionary, but not the same model
-    assert measure(evaluators, variables)["eval/knn_top1"] < 0.2 < 0.9 < good["eval/knn_top1"]
+    assert measure(evaluators, variables)["other/top1"] < 0.2 < 0.9 < good["one/top1"] == good["other/top1"]
     assert len(opened) == 4
     evaluators["one"].run(variables), evaluators["one"].run(variables)
     assert len(opened) == 8
@@ -124,35 +125,35 @@ def test_what_cannot_be_measured_is_refused_before_training(config, pixels, tmp_
 
 @pytest.mark.parametrize("name", ["classification", "knn", "linear_probe"])
 def test_data_without_classes_are_refused(name, config, pixels):
-    mesh = make_mesh(config)
+    def make():
+        make_evaluator(name, config.evals[name], pixels, config, make_mesh(config))
+
     if name != "classification":
         config.evals[name].train = "shapes:train"
         with pytest.raises(ConfigError, match=rf"evals\.{name} learns classes, and 'shapes:train' has none"):
-            EVALUATORS[name](pixels, config, mesh)
+            make()
         config.evals[name].train = ""
     config.data.eval = "shapes:test"
-    with pytest.raises(
-        ConfigError, match=rf"evals\.{name} needs .*classes, and config\.data\.eval='shapes:test' has none"
-    ):
-        EVALUATORS[name](pixels, config, mesh)
+    with pytest.raises(ConfigError, match=rf"evals\.{name} needs data with classes, and 'shapes:test' has none"):
+        make()
 
 
 def test_a_run_measures_its_frozen_features(config, tmp_path):
     config.model = {"name": "vit_ti16", "patch_size": 4, "width": 16, "depth": 1, "num_heads": 2, "mlp_dim": 32}
     config.batch_size, config.duration = 32, "4 steps"
     config.mesh.fsdp = 2
-    config.checkpoint.best = "eval/knn_top1"
+    config.checkpoint.best = "knn/top1"
     config.evals.knn.every = "2 steps"
     config.evals.linear_probe = {"every": "4 steps", "l2": (0.1, 0.01), "max_iter": 50, "shots": (5,)}
     config.log = {"compile_cache": "", "tensorboard": False}
     summary = train(config, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "eval/knn_top1" in line] == [2, 4]
-    (last,) = [line for line in lines if "eval/probe_top1" in line]
-    names = {"eval/loss", "eval/top1", "eval/knn_top1", "eval/knn_top5", "eval/probe_top1", "eval/probe_l2",
-             "eval/probe_5shot_top1"}  # fmt: skip
+    assert [line["step"] for line in lines if "knn/top1" in line] == [2, 4]
+    (last,) = [line for line in lines if "linear_probe/top1" in line]
+    names = {"classification/loss", "classification/top1", "knn/top1", "knn/top5", "linear_probe/top1", "linear_probe/l2",
+             "linear_probe/5shot_top1"}  # fmt: skip
     assert last["step"] == 4 and names <= set(last) and names <= set(summary)
-    assert last["eval/probe_top1"] > 0.5 < last["eval/knn_top1"] < last["eval/knn_top5"] <= 1
+    assert last["linear_probe/top1"] > 0.5 < last["knn/top1"] < last["knn/top5"] <= 1
     again = evaluate(config, tmp_path)
     for name in names:
         assert again[name] == pytest.approx(last[name], abs=0.006)  # two of the 360 pictures

@@ -5,8 +5,7 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from vision_jax.errors import ConfigError
-from vision_jax.evaluation import knn
-from vision_jax.evaluation.knn import KNNEvaluator
+from vision_jax.evaluation import knn, make_evaluator
 from vision_jax.training.partitioning import make_mesh
 
 MESHES = [(1, {}), (8, {}), (8, {"fsdp": 2, "tensor": 2})]
@@ -20,7 +19,7 @@ def clusters(rng, count, centres, noise=1.5):
 def evaluator(config, bank, queries, devices=8, axes=None, **settings):
     """The evaluator on features that are given instead of extracted."""
     config.evals.knn, config.mesh = settings, axes or {}
-    made = KNNEvaluator(None, config, make_mesh(config, jax.devices()[:devices]))
+    made = make_evaluator("knn", config.evals.knn, None, config, make_mesh(config, jax.devices()[:devices]))
     made.extract = lambda variables, spec: {"digits:train": bank, "digits:test": queries}[spec]
     return made
 
@@ -49,20 +48,20 @@ def test_agrees_with_scikit_learn(k, temperature, devices, axes, scratch, config
     expected = votes(bank, queries, k, temperature)
     own = np.take_along_axis(expected, queries[1][:, None], 1)
     rank = (expected > own).sum(1)
-    assert metrics["knn_top1"] == pytest.approx(np.mean((rank < 1) & (own[:, 0] > 0)))
-    assert metrics["knn_top5"] == pytest.approx(np.mean((rank < 5) & (own[:, 0] > 0)))
-    assert metrics["knn_top1"] < 1
+    assert metrics["top1"] == pytest.approx(np.mean((rank < 1) & (own[:, 0] > 0)))
+    assert metrics["top5"] == pytest.approx(np.mean((rank < 5) & (own[:, 0] > 0)))
+    assert metrics["top1"] < 1
 
 
 def test_a_class_without_a_vote_is_never_right(config):
     bank = np.eye(2, dtype=np.float32), np.array([7, 8], np.int32)
     queries = np.eye(2, dtype=np.float32), np.array([0, 7], np.int32)
-    assert evaluator(config, bank, queries, k=2).run({}) == {"knn_top1": 0.0, "knn_top5": 0.5}
+    assert evaluator(config, bank, queries, k=2).run({}) == {"top1": 0.0, "top5": 0.5}
 
 
 def test_a_diverged_model_knows_nothing(config):
     bank = np.full((30, 4), np.nan, np.float32), np.arange(30, dtype=np.int32) % 10
-    assert evaluator(config, bank, bank).run({}) == {"knn_top1": 0.0, "knn_top5": 0.0}
+    assert evaluator(config, bank, bank).run({}) == {"top1": 0.0, "top5": 0.0}
 
 
 def test_no_device_holds_all_similarities(config, monkeypatch):
@@ -77,7 +76,7 @@ def test_no_device_holds_all_similarities(config, monkeypatch):
         return count(*arguments)
 
     made.count = measured
-    assert made.run({})["knn_top1"] == 1
+    assert made.run({})["top1"] == 1
     (used,) = memory
     assert 0 < used.temp_size_in_bytes < 4 * 128 * 8192 / 4  # a device's own 128 queries against the bank
     assert used.argument_size_in_bytes < 2 * 4 * (8192 + 1024) * 5 / 8
@@ -90,5 +89,5 @@ def test_bad_settings_are_refused(settings, config):
 
 
 def test_pixels_of_digits(config, pixels):
-    metrics = KNNEvaluator(pixels, config, make_mesh(config)).run({"scale": jnp.float32(1)})
-    assert metrics["knn_top1"] > 0.95 and metrics["knn_top5"] > 0.99
+    metrics = make_evaluator("knn", config.evals.knn, pixels, config, make_mesh(config)).run({"scale": jnp.float32(1)})
+    assert metrics["top1"] > 0.95 and metrics["top5"] > 0.99

@@ -6,9 +6,7 @@ import pytest
 from PIL import Image
 
 from vision_jax.errors import ConfigError
-from vision_jax.evaluation import learned_classes, measure
-from vision_jax.evaluation.knn import KNNEvaluator
-from vision_jax.evaluation.linear_probe import LinearProbeEvaluator
+from vision_jax.evaluation import evaluation, make_evaluator, measure
 from vision_jax.training.partitioning import make_mesh
 
 ROWS = {"ant": 1, "bee": 3, "cow": 5, "dog": 7}  # the bright one of pictures of a class
@@ -33,48 +31,47 @@ def folders(config, tmp_path):
     return config
 
 
-def made(evaluator, task, config):
-    return evaluator(task, config, make_mesh(config, jax.devices()[:1]))
+def made(kind, task, config):
+    return make_evaluator(kind, config.evals[kind], task, config, make_mesh(config, jax.devices()[:1]))
 
 
 def test_neighbours_and_probes_tell_classes_by_name(folders, pixels, capsys):
-    evaluators = {kind: made(kind, pixels, folders) for kind in (KNNEvaluator, LinearProbeEvaluator)}
+    evaluators = {kind: made(kind, pixels, folders) for kind in ("knn", "linear_probe")}
     metrics = measure(evaluators, {"scale": 1.0})
-    assert [metrics[f"eval/{name}_top1"] for name in ("knn", "probe", "probe_1shot")] == [1, 1, 1]
+    assert [metrics[name] for name in ("knn/top1", "linear_probe/top1", "linear_probe/1shot_top1")] == [1, 1, 1]
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "lacks 1 of the 3 classes that are learned: 'bee'" in err
 
 
 def test_evaluators_with_other_numbers_share_features(folders, pixels):
     """What is kept is the source's own; each evaluator has numbers of its own."""
-    evaluators = {"all": made(KNNEvaluator, pixels, folders)}
+    evaluators = {"all": made("knn", pixels, folders)}
     folders.evals.knn.train = folders.data.eval
-    evaluators["few"] = made(KNNEvaluator, pixels, folders)
+    evaluators["few"] = made("knn", pixels, folders)
     for order in (1, -1):
-        assert measure(dict(list(evaluators.items())[::order]), {"scale": 1.0}) == {"eval/knn_top1": 1}
+        assert measure(dict(list(evaluators.items())[::order]), {"scale": 1.0}) == {"all/top1": 1, "few/top1": 1}
 
 
-@pytest.mark.parametrize("evaluator", [KNNEvaluator, LinearProbeEvaluator])
-def test_a_class_that_was_not_learned(evaluator, folders, pixels, tmp_path):
+@pytest.mark.parametrize("kind", ["knn", "linear_probe"])
+def test_a_class_that_was_not_learned(kind, folders, pixels, tmp_path):
     folders.data.eval = write(tmp_path / "more", ("ant", "dog"))
-    with pytest.raises(
-        ConfigError, match=r"data\.eval='.*' has the class 'dog', which '.*', from which evals.* learns,"
-    ):
-        made(evaluator, pixels, folders)
+    message = r"evaluation source '.*' has the class 'dog', which '.*', from which evals.* learns,"
+    with pytest.raises(ConfigError, match=message):
+        made(kind, pixels, folders)
 
 
 def test_sources_without_names_go_by_number(folders, pixels, monkeypatch):
     """As many classes as were learned, or fewer."""
-    opened = learned_classes.open_source
+    opened = evaluation.open_source
 
     def unnamed(spec, tfds_dir):
         source = opened(spec, tfds_dir=tfds_dir)
         source.class_names = ()
         return source
 
-    monkeypatch.setattr(learned_classes, "open_source", unnamed)
-    assert made(KNNEvaluator, pixels, folders).numbers.tolist() == [0, 1]
+    monkeypatch.setattr(evaluation, "open_source", unnamed)
+    assert made("knn", pixels, folders).numbers.tolist() == [0, 1]
     folders.evals.knn.train = folders.data.eval
     folders.data.eval = folders.data.train
     with pytest.raises(ConfigError, match=r"has 3 classes, 'folder:.*', from which evals.knn learns, only 2"):
-        made(KNNEvaluator, pixels, folders)
+        made("knn", pixels, folders)

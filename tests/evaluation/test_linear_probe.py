@@ -7,8 +7,8 @@ from sklearn.preprocessing import StandardScaler
 
 from vision_jax.data import open_source
 from vision_jax.errors import ConfigError
-from vision_jax.evaluation import linear_probe
-from vision_jax.evaluation.linear_probe import LinearProbeEvaluator, draw_shots, moments
+from vision_jax.evaluation import linear_probe, make_evaluator
+from vision_jax.evaluation.linear_probe import draw_shots, moments
 from vision_jax.training.partitioning import make_mesh
 
 
@@ -21,7 +21,8 @@ def digits(split):
 def evaluator(config, devices=8, axes=None, **settings):
     """The evaluator on the digits' pixels, given instead of extracted."""
     config.evals.linear_probe, config.mesh = settings, axes or {}
-    made = LinearProbeEvaluator(None, config, make_mesh(config, jax.devices()[:devices]))
+    mesh = make_mesh(config, jax.devices()[:devices])
+    made = make_evaluator("linear_probe", config.evals.linear_probe, None, config, mesh)
     made.extract = lambda variables, spec: digits(spec.removeprefix("digits:"))
     return made
 
@@ -36,7 +37,7 @@ def test_the_optimum_is_scikit_learns(devices, axes, scratch, config, monkeypatc
     monkeypatch.setattr(linear_probe, "SCRATCH", scratch)  # 1000: about 100 examples a chunk
     made = evaluator(config, devices, axes)
     features, labels = digits("test")
-    data = made.place(features, labels)
+    data = made.on_devices(features, labels)
     assert len(data[0]) == (1 if scratch > 1000 else 4)
     zeros = made.zeros(features)
     for l2, tolerance in ((1.0, 1e-5), (0.01, 3e-4)):
@@ -51,7 +52,7 @@ def test_the_optimum_is_scikit_learns(devices, axes, scratch, config, monkeypatc
     params = made.fit(zeros, (*data[:2], made.rows(weights)), 0.1)
     np.testing.assert_allclose(params["kernel"], sklearn_fit(features[:100], labels[:100], 0.1).coef_.T, atol=1e-4)
 
-    diverged = made.place(np.full_like(features, np.nan), labels)
+    diverged = made.on_devices(np.full_like(features, np.nan), labels)
     assert made.score(made.fit(zeros, diverged, 0.1), diverged)[1] == 0
 
 
@@ -74,12 +75,12 @@ def test_the_sweep_and_few_shots_are_loops_over_scikit_learn(config):
     accuracy = {l2: model.score(scaled[held_out], labels[held_out]) for l2, model in fitted.items()}
     best = max(accuracy, key=accuracy.get)
     assert len(set(accuracy.values())) == 3 and held_out.sum() == 288
-    assert metrics["probe_l2"] == best
-    assert metrics["probe_top1"] == pytest.approx(top1(slice(None), best), abs=0.003)
+    assert metrics["l2"] == best
+    assert metrics["top1"] == pytest.approx(top1(slice(None), best), abs=0.003)
     drawn = draw_shots(labels, 10)
     np.testing.assert_array_equal(np.bincount(labels[drawn]), 10)
-    assert metrics["probe_10shot_top1"] == pytest.approx(top1(drawn, 0.1), abs=0.003)
-    assert metrics["probe_10shot_top1"] < metrics["probe_top1"]
+    assert metrics["10shot_top1"] == pytest.approx(top1(drawn, 0.1), abs=0.003)
+    assert metrics["10shot_top1"] < metrics["top1"]
 
 
 def test_shots_of_a_small_class_are_all_it_has():

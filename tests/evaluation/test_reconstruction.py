@@ -11,7 +11,8 @@ from vision_jax.command_line import load_config
 from vision_jax.data import open_source
 from vision_jax.data.images import decode, eval_transform
 from vision_jax.errors import ConfigError
-from vision_jax.evaluation.reconstruction import ReconstructionEvaluator, fixed_noise, picture_grid, readable_images
+from vision_jax.evaluation import make_evaluator
+from vision_jax.evaluation.reconstruction import fixed_noise, picture_grid, readable_images
 from vision_jax.tasks import make_task
 from vision_jax.training.loop import train
 from vision_jax.training.partitioning import make_mesh
@@ -45,6 +46,11 @@ def made():
     return task, jax.device_get(jax.jit(task.init)(jax.random.key(0), batch))
 
 
+def evaluator(task, config, devices=8):
+    mesh = make_mesh(config, jax.devices()[:devices])
+    return make_evaluator("reconstruction", config.evals.reconstruction, task, config, mesh)
+
+
 def by_hand(task, variables, config):
     """(PSNR, pictures [n, 4, 8, 12, 3]) over the first examples, from the pixels of each patch in loops."""
     source, transform = open_source("digits:test"), eval_transform(config.data)
@@ -70,7 +76,7 @@ def by_hand(task, variables, config):
 
 def test_psnr_and_pictures_by_hand(config, made):
     psnr, pictures = by_hand(*made, config)
-    result = ReconstructionEvaluator(made[0], config, make_mesh(config)).run(made[1])
+    result = evaluator(made[0], config).run(made[1])
     assert set(result) == {"psnr", "reconstruction"}
     np.testing.assert_allclose(result["psnr"], psnr, rtol=1e-5)
     grid = result["reconstruction"]
@@ -87,7 +93,7 @@ def test_psnr_and_pictures_by_hand(config, made):
 
 def test_devices_batches_and_calls_change_nothing(config, made):
     config.mesh.data = 1
-    one = ReconstructionEvaluator(made[0], config, make_mesh(config, jax.devices()[:1]))
+    one = evaluator(made[0], config, devices=1)
     expected = one.run(made[1])
     again = one.run(made[1])
     assert again["psnr"] == expected["psnr"]
@@ -95,7 +101,7 @@ def test_devices_batches_and_calls_change_nothing(config, made):
     for batch_size, axes in [(EXAMPLES, {"data": -1}), (3, {"data": 2, "fsdp": 2, "tensor": 2})]:
         config.evals.batch_size = batch_size
         config.mesh = {"data": 1, "fsdp": 1, "tensor": 1} | axes
-        result = ReconstructionEvaluator(made[0], config, make_mesh(config)).run(made[1])
+        result = evaluator(made[0], config).run(made[1])
         np.testing.assert_allclose(result["psnr"], expected["psnr"], rtol=1e-5)
         off = result["reconstruction"].astype(int) - expected["reconstruction"]
         assert np.abs(off).max() <= 1  # a rounding
@@ -103,15 +109,15 @@ def test_devices_batches_and_calls_change_nothing(config, made):
 
 def test_no_pictures_and_fewer_images_than_asked_for(config, made):
     config.evals.reconstruction = {"examples": 1000, "pictures": 0}
-    evaluator = ReconstructionEvaluator(made[0], config, make_mesh(config))
-    assert len(evaluator.images) == 360 and set(evaluator.run(made[1])) == {"psnr"}
+    all_of_them = evaluator(made[0], config)
+    assert len(all_of_them.images) == 360 and set(all_of_them.run(made[1])) == {"psnr"}
 
 
 @pytest.mark.parametrize("section", [{"examples": 0}, {"pictures": -1}, {"examples": 3, "pictures": 4}])
 def test_counts_that_cannot_be(config, made, section):
     config.evals.reconstruction = section
     with pytest.raises(ConfigError, match=r"evals\.reconstruction"):
-        ReconstructionEvaluator(made[0], config, make_mesh(config))
+        evaluator(made[0], config)
 
 
 def test_broken_images_are_passed_over_and_named(config, capsys):
@@ -170,13 +176,13 @@ def test_a_run_leaves_its_pictures(config, tmp_path):
     config.duration, config.schedule.warmup = "4 steps", "1 steps"
     summary = train(config, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    psnr = {line["step"]: line["eval/psnr"] for line in lines if "eval/psnr" in line}
-    assert set(psnr) == {2, 4} and summary["eval/psnr"] == psnr[4]
-    assert not any("reconstruction" in name for line in [summary, *lines] for name in line)
-    files = sorted((tmp_path / "pictures").iterdir())
+    psnr = {line["step"]: line["reconstruction/psnr"] for line in lines if "reconstruction/psnr" in line}
+    assert set(psnr) == {2, 4} and summary["reconstruction/psnr"] == psnr[4]
+    assert not any("reconstruction/reconstruction" in name for line in [summary, *lines] for name in line)
+    files = sorted((tmp_path / "pictures" / "reconstruction").iterdir())
     assert [path.name for path in files] == ["reconstruction_00000002.png", "reconstruction_00000004.png"]
     first, last = (np.asarray(Image.open(path)) for path in files)
     assert first.shape == last.shape == (504, 596, 3) and (first != last).any()
     np.testing.assert_array_equal(first[:, :152], last[:, :152])  # the images themselves
     shown = tensorboard_pictures(tmp_path / "tensorboard")
-    assert set(shown) == {("eval/reconstruction", 2), ("eval/reconstruction", 4)}
+    assert set(shown) == {("reconstruction/reconstruction", 2), ("reconstruction/reconstruction", 4)}

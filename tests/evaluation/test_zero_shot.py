@@ -8,7 +8,7 @@ import pytest
 from vision_jax.config import base_config
 from vision_jax.data import open_source
 from vision_jax.errors import ConfigError
-from vision_jax.evaluation import EVALUATORS, make_evaluators, zero_shot
+from vision_jax.evaluation import EVALUATORS, evaluation, make_evaluator, make_evaluators
 from vision_jax.evaluation.prompts import TEMPLATES
 from vision_jax.evaluation.zero_shot import ZeroShotEvaluator
 from vision_jax.training.partitioning import make_mesh
@@ -19,6 +19,8 @@ ROWS, LENGTH, WIDTH = 997, 40, 33
 
 class Linear:
     """A task whose pictures are their grey levels times a matrix, and whose texts are rows of a table by a checksum."""
+
+    evaluations = ("zero_shot",)
 
     def tokenizer(self, texts, truncate=True):
         if not truncate and max(map(len, texts)) > LENGTH:
@@ -31,9 +33,6 @@ class Linear:
 
     def text_embeddings(self, variables, tokens):
         return unit(variables["table"][checksum(tokens)])
-
-    def evaluators(self, config):
-        return {"zero_shot": config.evals.zero_shot.every}
 
 
 def checksum(tokens):
@@ -75,7 +74,8 @@ def variables():
 
 def evaluator(config, devices=8, axes=None, **settings):
     config.evals.zero_shot, config.mesh = settings, axes or {}
-    return ZeroShotEvaluator(Linear(), config, make_mesh(config, jax.devices()[:devices]))
+    mesh = make_mesh(config, jax.devices()[:devices])
+    return make_evaluator("zero_shot", config.evals.zero_shot, Linear(), config, mesh)
 
 
 @pytest.mark.parametrize("batch_size", [0, 7, 200])
@@ -84,7 +84,7 @@ def test_an_ensemble_by_loops(batch_size, devices, axes, config, variables):
     config.evals.batch_size = batch_size
     made = evaluator(config, devices, axes, templates="digits")
     metrics = made.run(variables)
-    assert tuple(metrics) == made.metrics == ("zero_shot_top1", "zero_shot_top5")
+    assert tuple(metrics) == made.metrics == ("top1", "top5")
     prompts = [[template.replace("{}", digit) for template in TEMPLATES["digits"]] for digit in "0123456789"]
     assert list(metrics.values()) == pytest.approx(by_hand(variables, prompts, open_source("digits:test")))
     expected = [unit(sum(text_embedding(variables, text) for text in texts)) for texts in prompts]
@@ -132,7 +132,7 @@ def test_classes_of_one_name_tie_and_the_first_wins(config, variables, tmp_path,
     first = np.mean([label == 0 for label in open_source("digits:test").labels])
     half = np.mean([label < 5 for label in open_source("digits:test").labels])
     metrics = evaluator(config, classes=str(classes)).run(variables)
-    assert metrics == pytest.approx({"zero_shot_top1": first, "zero_shot_top5": half})
+    assert metrics == pytest.approx({"top1": first, "top5": half})
 
 
 class Few:
@@ -157,12 +157,12 @@ class Few:
 
 def test_broken_pictures_and_padding_do_not_count(config, variables, monkeypatch, capsys):
     """Nor is there a top 5 of four classes; underscores in names are spaces."""
-    monkeypatch.setattr(zero_shot, "open_source", lambda spec, tfds_dir: Few())
+    monkeypatch.setattr(evaluation, "open_source", lambda spec, tfds_dir: Few())
     metrics = evaluator(config, source="folder:animals").run(variables)
     prompts = [["big cat"], ["dog"], ["cow"], ["hen"]]
     (expected,) = by_hand(variables, prompts, Few(), tops=(1,))
-    assert metrics == {"zero_shot_top1": pytest.approx(expected)} and 0 < expected < 1
-    monkeypatch.setattr(zero_shot, "open_source", lambda spec, tfds_dir: Few(range(11)))
+    assert metrics == {"top1": pytest.approx(expected)} and 0 < expected < 1
+    monkeypatch.setattr(evaluation, "open_source", lambda spec, tfds_dir: Few(range(11)))
     with pytest.raises(ConfigError, match="none of the images of 'folder:animals' can be read"):
         evaluator(config).run(variables)
 
@@ -170,7 +170,7 @@ def test_broken_pictures_and_padding_do_not_count(config, variables, monkeypatch
 def test_a_diverged_model_knows_nothing(config, variables):
     for name in variables:
         broken = variables | {name: jnp.full_like(variables[name], jnp.nan)}
-        assert evaluator(config).run(broken) == {"zero_shot_top1": 0.0, "zero_shot_top5": 0.0}
+        assert evaluator(config).run(broken) == {"top1": 0.0, "top5": 0.0}
 
 
 def test_one_program_for_all_texts(config, variables):
@@ -185,8 +185,8 @@ def test_one_program_for_all_texts(config, variables):
 def test_sources_that_cannot_serve(config, monkeypatch):
     few = Few()
     few.num_classes, few.class_names = 0, ()
-    monkeypatch.setattr(zero_shot, "open_source", lambda spec, tfds_dir: few)
-    with pytest.raises(ConfigError, match=r"evals\.zero_shot needs pictures with classes, and 'shapes:test' has none"):
+    monkeypatch.setattr(evaluation, "open_source", lambda spec, tfds_dir: few)
+    with pytest.raises(ConfigError, match=r"evals\.zero_shot needs data with classes, and 'shapes:test' has none"):
         evaluator(config, source="shapes:test")
     few.num_classes = 4
     with pytest.raises(ConfigError, match="does not name its 4 classes"):
@@ -214,11 +214,14 @@ def test_an_evaluation_that_the_task_does_not_offer(config, variables):
     assert make_evaluators(Linear(), config, mesh) == {}  # evals.classification is on by default, and says nothing
     config.evals.zero_shot.every = "3 epochs"
     (made,) = make_evaluators(Linear(), config, mesh).values()
-    assert isinstance(made, EVALUATORS["zero_shot"])
+    assert isinstance(made, ZeroShotEvaluator)
     config.evals.classification.every = ""
     make_evaluators(Linear(), config, mesh)
-    for name in EVALUATORS.keys() - {"zero_shot"}:
+    for name in EVALUATORS.keys() - {"zero_shot", "task"}:
         wrong = base_config()
         wrong.evals[name].every = "7 steps"
-        with pytest.raises(ConfigError, match=rf"evals\.{name}\.every='7 steps'.*'classification'.*only zero_shot"):
+        with pytest.raises(
+            ConfigError,
+            match=rf"evals\.{name} has kind '{name}', but task 'classification' offers only zero_shot, task",
+        ):
             make_evaluators(Linear(), wrong, mesh)

@@ -69,7 +69,7 @@ def text_tower(**fields):
 
 def test_a_later_token_never_changes_an_earlier_reading():
     tower, variables = text_tower()
-    run = jax.jit(lambda tokens: tower.apply(variables, tokens, method=TextTransformer.encode))
+    run = jax.jit(lambda tokens: tower.apply(variables, tokens, method=TextTransformer.apply_blocks))
     before = run(TOKENS)
     for place in range(1, 7):
         changed = TOKENS.copy()
@@ -80,7 +80,7 @@ def test_a_later_token_never_changes_an_earlier_reading():
     open_tower, _ = text_tower(causal=False)
     changed = TOKENS.copy()
     changed[:, -1] = 7
-    run = jax.jit(lambda tokens: open_tower.apply(variables, tokens, method=TextTransformer.encode))
+    run = jax.jit(lambda tokens: open_tower.apply(variables, tokens, method=TextTransformer.apply_blocks))
     got = [run(tokens)[:, 0] for tokens in (TOKENS, changed)]
     assert (np.abs(got[0] - got[1]).max(-1) > 1e-4).all()
 
@@ -93,7 +93,7 @@ def test_the_end_token_is_read():
 
     @jax.jit
     def run(variables):
-        everywhere = tower.apply(variables, TOKENS, method=TextTransformer.encode)
+        everywhere = tower.apply(variables, TOKENS, method=TextTransformer.apply_blocks)
         return everywhere, *(one.apply(variables, x) for one, x in ((tower, TOKENS), (last, TOKENS), (tower, repeated)))
 
     everywhere, got, at_last, again = run(variables)

@@ -140,7 +140,7 @@ def test_clip_is_that_of_transformers(
 
     def run(variables):
         features = ours.apply(variables, images, method=CLIP.image_features)
-        hidden = ours.apply(variables, tokens, method=lambda m, x: TextTransformer.encode(m.text_model, x))
+        hidden = ours.apply(variables, tokens, method=lambda m, x: TextTransformer.apply_blocks(m.text_model, x))
         return *ours.apply(variables, images, tokens), features, hidden
 
     image, text, scale, features, hidden = jax.jit(run)({"params": params})

@@ -206,7 +206,7 @@ def test_the_encoder_sees_cls_and_the_visible_patches_alone(params, ratio):
 
     def by_hand(m, images):
         patches, cls = m.embed_patches(images)
-        return [m.encode(m.add_prefix(patches[i : i + 1, np.argsort(noise[i])[:visible]], cls)) for i in range(2)]
+        return [m.apply_blocks(m.add_prefix(patches[i : i + 1, np.argsort(noise[i])[:visible]], cls)) for i in range(2)]
 
     np.testing.assert_allclose(latent, np.concatenate(apply(VIT, encoder, images, method=by_hand)), atol=1e-5)
 

@@ -192,7 +192,7 @@ def test_pooling_and_heads():
         model = tiny(depth=1, num_classes=0, pool=pool, cls_token=True, num_registers=1)
         out, variables = jax.jit(model.init_with_output)(jax.random.key(0), images)
         chex.assert_shape(out, shape)
-        tokens = apply(model, variables, images, method=lambda m, x: m.encode(m.embed(x)))
+        tokens = apply(model, variables, images, method=lambda m, x: m.apply_blocks(m.embed(x)))
         expected = {"token": tokens[:, 0], "gap": tokens[:, 2:].mean(1), "none": tokens}
         if pool in expected:
             np.testing.assert_allclose(out, expected[pool], atol=1e-5)
@@ -246,7 +246,7 @@ def test_bfloat16_keeps_float32_parameters_and_logits(fields):
     assert apply(model, variables, images, method=ViT.embed).dtype == jnp.bfloat16
 
 
-def test_encode_takes_any_subset_of_patches():
+def test_the_blocks_take_any_subset_of_patches():
     """As MAE encodes what it did not mask: the tokens left out are as if they were never there."""
     images = images_of(1, 8, 8)
     model = tiny()
@@ -254,11 +254,11 @@ def test_encode_takes_any_subset_of_patches():
 
     def encode(m, images, keep):
         patches, cls_position = m.embed_patches(images)
-        return m.encode(m.add_prefix(patches[:, keep], cls_position))
+        return m.apply_blocks(m.add_prefix(patches[:, keep], cls_position))
 
     everything = apply(model, variables, images, np.arange(4), method=encode)
     np.testing.assert_allclose(
-        everything, apply(model, variables, images, method=lambda m, x: m.encode(m.embed(x))), atol=1e-5
+        everything, apply(model, variables, images, method=lambda m, x: m.apply_blocks(m.embed(x))), atol=1e-5
     )
     shuffled = apply(model, variables, images, np.array([2, 0, 3, 1]), method=encode)
     np.testing.assert_allclose(shuffled[:, 1:], everything[:, 1:][:, [2, 0, 3, 1]], atol=1e-5)

@@ -34,18 +34,27 @@ def target(**mesh):
     )
 
 
+def beside(step):
+    """Much of it, so that damage hits it, too."""
+    return {"sums": {f"metric{i}": 0.1 * (i + step) for i in range(300)}, "steps": step}
+
+
 @pytest.fixture
 def run(tmp_path):
     """A work folder with checkpoints 1 to 5, the second the best; the state differs by its step only."""
     state = jax.jit(create, out_shardings=jax.tree.map(lambda s: s.sharding, target(data=1, fsdp=8)))()
-    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2, best="eval/top1")
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2, best="classification/top1")
     rows = []
     for step in range(1, 6):
-        rows.append({"step": step, "eval/top1": 0.9 if step == 2 else 0.1 * step, "eval/loss": float(step)})
-        checkpoints.save(step, state.replace(step=jnp.int32(step)))
+        rows.append(
+            {"step": step, "classification/top1": 0.9 if step == 2 else 0.1 * step, "classification/loss": float(step)}
+        )
+        checkpoints.save(step, state.replace(step=jnp.int32(step)), beside(step))
         checkpoints.evaluated(step, rows[-1])
     checkpoints.close()
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 6, "eval/to')
+    (tmp_path / "metrics.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows) + '{"step": 6, "classification/to'
+    )
     (tmp_path / "config.json").write_text(to_json(base_config()))
     return tmp_path
 
@@ -69,18 +78,18 @@ def test_keeps_the_newest_and_the_best(run):
 
 def test_only_an_improvement_counts_as_best(run):
     def judged(step, metrics, **options):
-        values = metric_values(run, options.get("best", "eval/top1"))
-        return Checkpoints(run / "checkpoints", **{"best": "eval/top1", "values": values, **options}).evaluated(
-            step, metrics
-        )
+        values = metric_values(run, options.get("best", "classification/top1"))
+        return Checkpoints(
+            run / "checkpoints", **{"best": "classification/top1", "values": values, **options}
+        ).evaluated(step, metrics)
 
-    assert judged(6, {"eval/top1": 0.91})
-    assert not judged(6, {"eval/top1": 0.9}) and not judged(6, {"eval/top1": float("nan")})
-    assert not judged(6, {"eval/loss": 1.0})
+    assert judged(6, {"classification/top1": 0.91})
+    assert not judged(6, {"classification/top1": 0.9}) and not judged(6, {"classification/top1": float("nan")})
+    assert not judged(6, {"classification/loss": 1.0})
     # Another metric decides from now on: what is known of it counts.
-    assert judged(6, {"eval/loss": 1.9}, best="eval/loss", best_mode="min")
-    assert not judged(6, {"eval/loss": 2.1}, best="eval/loss", best_mode="min")
-    assert judged(6, {"eval/top5": 0.1}, best="eval/top5")
+    assert judged(6, {"classification/loss": 1.9}, best="classification/loss", best_mode="min")
+    assert not judged(6, {"classification/loss": 2.1}, best="classification/loss", best_mode="min")
+    assert judged(6, {"classification/top5": 0.1}, best="classification/top5")
 
 
 def test_restores_on_another_mesh(run):
@@ -137,7 +146,9 @@ def test_any_damage_to_any_file_leaves_right_bits(run, kinds, capfd):
                 (tried / file).unlink()
             else:
                 (tried / file).write_bytes(KINDS[kind]((tried / file).read_bytes()))
-            state = Checkpoints(tried).restore(abstract)
+            checkpoints = Checkpoints(tried)
+            state = checkpoints.restore(abstract)
+            assert checkpoints.beside == beside(int(state.step)), (file, kind)
             assert int(state.step) == (4 if (tried / "damaged-5").exists() else 5), (file, kind)
             chex.assert_trees_all_equal(state.params, create().params)
     assert "Traceback" not in capfd.readouterr().err

@@ -274,3 +274,46 @@ def test_ema_averages_with_a_growing_decay():
 def test_bad_coefficients_name_the_key(keys, message):
     with pytest.raises(ConfigError, match=message):
         build(config_with(**keys), unrolled_params())
+
+
+def signs(*, power: float = 1.0):
+    """A rule of one's own."""
+    return optax.stateless(lambda updates, _: jax.tree.map(lambda u: jnp.sign(u) * jnp.abs(u) ** power, updates))
+
+
+def test_a_rule_of_one_s_own_gives_directions_and_the_rest_stays_ours():
+    keys = {"weight_decay": 0.1, "clip_norm": 0.5, "freeze": "cls", "lr_scale": (("head/.*", 3.0),)}
+    params = unrolled_params()
+    grads, (_, schedule) = gradients(params), build(config_with(), params)
+    for name, fields, rule in (
+        ("optax:scale_by_radam", {"b1": 0.8}, optax.scale_by_radam(b1=0.8)),
+        (f"{__name__}:signs", {"power": 0.5}, signs(power=0.5)),
+    ):
+        trajectory, _ = trained(config_with(name=name, **fields, **keys), params, grads)
+        expected = flat(params)
+        clip = optax.chain(optax.clip_by_global_norm(0.5), rule)
+        state = clip.init({path: p for path, p in expected.items() if path != "cls"})
+        for step, grad in enumerate(grads):
+            moving = {path: g for path, g in flat(grad).items() if path != "cls"}
+            directions, state = clip.update(moving, state)
+            for path, direction in directions.items():
+                decay = 0.1 * expected[path] if path.endswith("kernel") else 0.0
+                scale = 3.0 if path.startswith("head") else 1.0
+                expected[path] = expected[path] - float(schedule(step)) * scale * (direction + decay)
+            for path, p in flat(trajectory[step]).items():
+                np.testing.assert_allclose(p, expected[path], atol=1e-4, err_msg=f"{name} {path} {step}")
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"name": "optax:scale_by_radam", "b3": 0.9}, "scale_by_radam' has no field 'b3'; known: b1, b2"),
+        ({"name": "optax:scale_by_radams"}, "has no 'scale_by_radams'; did you mean 'scale_by_radam'"),
+        ({"name": "optax:global_norm"}, "global_norm"),
+        ({"name": "vision_jax.config:base_config"}, "must return an optax.GradientTransformation, got Section"),
+        ({"name": "nowhere.at_all:rule"}, "there is no module 'nowhere'"),
+    ],
+)
+def test_what_is_no_rule_is_told(keys, said):
+    with pytest.raises(ConfigError, match=said):
+        build(config_with(**keys), unrolled_params())

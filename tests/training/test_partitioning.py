@@ -70,10 +70,12 @@ def test_own_rules_come_first_and_must_match():
     c = config(fsdp=8, data=1, rules=((r"head/kernel", (("data", "fsdp"), None)),))
     mesh = make_mesh(c)
     tree = {"params": {"head": {"kernel": jax.ShapeDtypeStruct((64, 8), jnp.float32)}}}
-    assert state_shardings(c, mesh, tree)["params"]["head"]["kernel"].spec == P(("data", "fsdp"), None)
-    c.mesh.rules = ((r"haed/kernel", (None, "fsdp")),)
-    with pytest.raises(ConfigError, match="haed"):
-        state_shardings(c, mesh, tree)
+    tree |= {"opt_state": [{"mu": tree["params"]}], "ema": {"params": tree["params"]}}
+    assert {leaf.spec for leaf in jax.tree.leaves(state_shardings(c, mesh, tree))} == {P(("data", "fsdp"), None)}
+    for pattern in ("haed/kernel", "kernel", "params/head/kernel", "head"):  # whole paths alone
+        c.mesh.rules = ((pattern, (None, "fsdp")),)
+        with pytest.raises(ConfigError, match=rf"mesh.rules: '{pattern}' matches no .*nearest path is 'head/kernel'"):
+            state_shardings(c, mesh, tree)
     c.mesh.rules = ((r"head/kernel", (None, "fdsp")),)
     with pytest.raises(ConfigError, match=r"'fdsp'.*fsdp"):
         state_shardings(c, mesh, tree)

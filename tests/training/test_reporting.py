@@ -2,9 +2,6 @@ import contextlib
 import io
 import json
 import math
-import struct
-import subprocess
-import sys
 import types
 
 import jax.numpy as jnp
@@ -12,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vision_jax.errors import ConfigError
 from vision_jax.training import reporting
-from vision_jax.training.reporting import Reporter
-from vision_jax.training.throughput import Spans
+from vision_jax.training.reporting import Means, Reporter
+from vision_jax.training.targets import truncate_jsonl
+from vision_jax.training.throughput import CLOCKED, Spans
 
 
 class Clock:
@@ -71,10 +68,10 @@ def test_resumed_file_equals_an_uninterrupted_one(tmp_path):
 def test_truncation_at_any_byte(tmp_path_factory, steps, start, cut):
     """Whatever a kill left of the file, exactly the whole lines up to the step survive."""
     path = tmp_path_factory.mktemp("run") / "metrics.jsonl"
-    written = [json.dumps({"step": step, "eval/top1": index}) for index, step in enumerate(steps)]
+    written = [json.dumps({"step": step, "classification/top1": index}) for index, step in enumerate(steps)]
     content = "".join(line + "\n" for line in written)[:cut]
     path.write_text(content)
-    rows = reporting.truncate_jsonl(path, start)
+    rows = truncate_jsonl(path, start)
     whole = [line for line in written if line in content.splitlines()]
     expected = [json.loads(line) for line in whole if 0 < json.loads(line)["step"] <= start]
     assert rows == expected == lines(path)
@@ -82,7 +79,7 @@ def test_truncation_at_any_byte(tmp_path_factory, steps, start, cut):
 
 
 def test_a_run_from_the_start_drops_what_stood_there(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "eval/top1": 0.1}\n{"step": 3}\n')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "classification/top1": 0.1}\n{"step": 3}\n')
     make(tmp_path).close()
     assert (tmp_path / "metrics.jsonl").read_text() == ""
 
@@ -97,7 +94,7 @@ def test_lines_are_valid_json_and_on_disk_at_once(tmp_path):
 
 def test_other_processes_are_silent(tmp_path, capsys):
     stream = io.StringIO()
-    reporter = make(tmp_path, is_writer=False, tensorboard=True, stream=stream)
+    reporter = make(tmp_path, is_writer=False, callbacks=[pytest.fail], stream=stream)
     reporter.write(1, {"loss": 1.0})
     reporter.progress(100, 1.0)
     reporter.note("stopped")
@@ -163,14 +160,16 @@ def test_summary_holds_everything_and_prints_a_table(tmp_path, capsys):
         return clock, spans, reporter
 
     *_, reporter = open_reporter(0)
-    reporter.write(5, {"eval/top1": 0.25, "train/loss": 9.0})
+    reporter.write(5, {"classification/top1": 0.25, "train/loss": 9.0})
     reporter.write(50, {"train/loss": 3.0})
     reporter.close()
     clock, spans, reporter = open_reporter(40)
     clock.work(spans, 30, "data")
     clock.work(spans, 90, "step")
     clock.work(spans, 3)
-    reporter.write(100, {"train/loss": 1.5, "train/broken": 6, "train/grad_norm": math.nan, "eval/top5": 0.75})
+    reporter.write(
+        100, {"train/loss": 1.5, "train/broken": 6, "train/grad_norm": math.nan, "classification/top5": 0.75}
+    )
     returned = reporter.summary()
     reporter.close()
 
@@ -179,8 +178,8 @@ def test_summary_holds_everything_and_prints_a_table(tmp_path, capsys):
     assert summary == returned
     assert summary == {
         "step": 100,
-        "eval/top1": 0.25,  # from before the resumption
-        "eval/top5": 0.75,
+        "classification/top1": 0.25,  # from before the resumption
+        "classification/top5": 0.75,
         "train/loss": 1.5,
         "train/broken": 6,
         "train/grad_norm": None,
@@ -193,50 +192,40 @@ def test_summary_holds_everything_and_prints_a_table(tmp_path, capsys):
         "seconds": seconds,
     }
     printed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert printed["eval/top5"] == "0.75" and printed["train/grad_norm"] == "not finite"
+    assert printed["classification/top5"] == "0.75" and printed["train/grad_norm"] == "not finite"
     assert printed["seconds/step"] == "90" and "seconds" not in printed
     assert len(printed) == len(summary) - 1 + len(seconds)
 
 
-def tensorboard_scalars(folder):
-    """{(tag, step): value} from event files, read with struct and tensorboardX's protocol buffers alone."""
-    event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
-    scalars, starts = {}, []
-    for path in sorted(folder.glob("events*")):
-        content, at = path.read_bytes(), 0
-        while at < len(content):
-            (length,) = struct.unpack_from("<Q", content, at)
-            event = event_pb2.Event.FromString(content[at + 12 : at + 12 + length])
-            at += 12 + length + 4
-            if event.HasField("session_log"):
-                starts.append(event.step)
-            scalars |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
-    return scalars, starts
-
-
-def test_tensorboard_files(tmp_path):
-    pytest.importorskip("tensorboardX")
-    reporter = make(tmp_path, tensorboard=True, start_step=5)
-    reporter.write(6, {"train/loss": 0.5, "train/grad_norm": math.inf})
+def test_timing_is_of_the_steps_since_the_last(tmp_path):
+    clock = Clock()
+    spans = Spans(clock)
+    reporter = make(tmp_path, spans=spans, clock=clock, flops_per_step=3e12, peak_flops=4e12)
+    clock.work(spans, 5)
+    for step, (data, work) in ((2, (1, 3)), (4, (6, 2))):
+        clock.work(spans, data, "data")
+        clock.work(spans, work, "step")
+        clock.work(spans, 10, "eval")
+        reporter.write(step, {f"train/{name}": value for name, value in reporter.timing(step).items()})
     reporter.close()
-    scalars, starts = tensorboard_scalars(tmp_path / "tensorboard")
-    assert scalars == {("train/loss", 6): 0.5, ("train/grad_norm", 6): math.inf}
-    assert starts == [6]  # readers forget an interrupted run's events from here on
+    first, second = lines(tmp_path / "metrics.jsonl")
+    assert first == {"step": 2} | dict(zip(CLOCKED, (4.0, 0.25, 0.375, 19.0), strict=True))
+    assert second == {"step": 4} | dict(zip(CLOCKED, (2.0, 0.75, 0.1875, 37.0), strict=True))
+    again = make(tmp_path, spans=Spans(clock), clock=clock, start_step=3)
+    clock.now += 2
+    assert again.timing(3) == {"seconds": 21.0}  # it goes on from the last line that counts
 
 
-def test_missing_tensorboardx_is_a_clear_error(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(ConfigError, match=r"log\.tensorboard.*tensorboardX"):
-        make(tmp_path, tensorboard=True)
+def test_means_leave_out_skipped_steps():
+    def values(loss, skipped_in_row=0):
+        return {"loss": loss, "skipped": 7, "skipped_in_row": skipped_in_row, "broken": 0}
 
-
-def test_neither_tensorflow_nor_torch_is_needed(tmp_path):
-    """Where they are installed, too: tensorboardX imports torch if it finds it, and must do without."""
-    program = (
-        "import pathlib, sys; sys.modules |= dict.fromkeys(['tensorflow', 'torch', 'tensorboard'])\n"
-        "from vision_jax.training.reporting import Reporter\n"
-        f"r = Reporter(pathlib.Path({str(tmp_path)!r}), total_steps=1, batch_size=1, tensorboard=True)\n"
-        "r.write(1, {'loss': 1.0}); r.summary(); r.close()"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
-    assert list((tmp_path / "tensorboard").glob("events*"))
+    means = Means()
+    for step in (values(1.0), values(math.nan, 1), values(0.0, 2)):
+        means.add(step)
+    going_on = Means(**json.loads(json.dumps(means.kept)))
+    for each in (means, going_on):
+        each.add(values(4.0))
+        assert each.take() == {"loss": 2.5} and each.take() == {}
+        each.add(values(math.inf, 1))
+        assert math.isnan(each.take()["loss"])

@@ -151,3 +151,32 @@ def test_bounded_continuous_and_never_rising_after_warmup(decay, total, warmup_s
 def test_bad_schedules_name_the_key(keys, message):
     with pytest.raises(ConfigError, match=message):
         rates(100, **keys)
+
+
+def halving(*, times: int = 1):
+    """A decay of one's own."""
+    return lambda progress: 0.5 ** (times * progress)
+
+
+def test_a_decay_of_one_s_own():
+    lr = rates(110, base_lr=2.0, decay=f"{__name__}:halving", times=2, warmup="10 steps", warmup_lr=1.0)
+    np.testing.assert_allclose(lr[[0, 5, 10, 60, 110]], [1.0, 1.5, 2.0, 1.0, 0.5], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"decay": f"{__name__}:halving", "time": 2}, "has no field 'time'; did you mean 'times'"),
+        ({"decay": f"{__name__}:halving", "times": "x"}, "field 'times' must be int, got str 'x'"),
+        ({"decay": f"{__name__}:halvin"}, "has no 'halvin'; did you mean 'halving'"),
+        ({"decay": "math:cos"}, "config.schedule.decay='math:cos': TypeError"),
+        ({"decay": f"{__name__}:whole"}, "must return a function of progress, .*; it makes 1.0 of"),
+    ],
+)
+def test_what_is_no_decay_is_told(keys, message):
+    with pytest.raises(ConfigError, match=message):
+        rates(100, **keys)
+
+
+def whole():
+    return lambda progress: 1.0

@@ -35,7 +35,8 @@ def random_batch(step, size=16):
 
 
 def place(setup, batch):
-    return jax.tree.map(lambda x, shape: jax.device_put(x, shape.sharding), batch, setup.abstract_batch)
+    """On the devices, of the batch what the task's own hold."""
+    return {name: jax.device_put(batch[name], like.sharding) for name, like in setup.abstract_batch.items()}
 
 
 def run(config, steps, devices=None, batch=random_batch):

@@ -3,6 +3,8 @@
 import pathlib
 
 from vision_jax.config import base_config
+from vision_jax.training.throughput import CLOCKED
+from vision_jax.weights.work_folder import metric_rows
 
 
 def config_of(data: pathlib.Path, **keys):
@@ -20,3 +22,8 @@ def config_of(data: pathlib.Path, **keys):
             section = section[each]
         section[name] = value
     return config
+
+
+def lines(workdir: pathlib.Path) -> list[dict]:
+    """What metrics.jsonl holds, without what a clock says."""
+    return [{name: value for name, value in row.items() if name not in CLOCKED} for row in metric_rows(workdir)]

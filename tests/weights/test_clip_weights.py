@@ -11,7 +11,8 @@ import pytest
 from vision_jax.errors import ConfigError
 from vision_jax.models import CLIP, create_model
 from vision_jax.models.text import TextTransformer
-from vision_jax.weights.families import clip
+from vision_jax.weights.families import clip, clip_openai
+from vision_jax.weights.families.open_clip import config_open_clip, describe_open_clip, table_open_clip
 from vision_jax.weights.mapping import export_variables
 from vision_jax.weights.readers import open_tensors, unwrap
 from vision_jax.weights.tensors import Tensors
@@ -52,7 +53,7 @@ def test_transformers(fields, tmp_path):
     expected = run(theirs, tokens, images)
 
     def run_ours(variables):
-        hidden = TextTransformer.encode(model.bind(variables).text_model, tokens)
+        hidden = TextTransformer.apply_blocks(model.bind(variables).text_model, tokens)
         features = model.apply(variables, images, method=CLIP.image_features)
         return *model.apply(variables, images, tokens), features, hidden
 
@@ -131,7 +132,7 @@ def test_open_clip(case, tmp_path):
     theirs = of_open_clip(OPEN_CLIP[case], tmp_path / "theirs")
     size = OPEN_CLIP[case]["vision_cfg"]["image_size"]
     images, tokens = images_of(size if isinstance(size, list) else (size, size)), texts()
-    model, variables, described = load(clip.describe_open_clip, tmp_path / "theirs", images, tokens)
+    model, variables, described = load(describe_open_clip, tmp_path / "theirs", images, tokens)
     assert described.image_size == images.shape[1:3]
     pipeline = {"interpolation": "bilinear", "eval_resize": "squash", "eval_crop": 1.0}
     assert described.preprocessing == {"mean": (0.5, 0.4, 0.3), "std": (0.3, 0.2, 0.1), **pipeline}
@@ -140,8 +141,8 @@ def test_open_clip(case, tmp_path):
         assert_close(ours, their)
 
     (tmp_path / "ours").mkdir()
-    config = clip.config_open_clip(model, described.image_size, described.preprocessing)
-    table = clip.table_open_clip(model)
+    config = config_open_clip(model, described.image_size, described.preprocessing)
+    table = table_open_clip(model)
     save(tmp_path / "ours/open_clip_model.safetensors", variables, table, open_clip_config=config)
     again = open_clip.create_model(f"local-dir:{tmp_path / 'ours'}").eval()
     assert again.visual.preprocess_cfg["resize_mode"] == "squash"
@@ -159,14 +160,14 @@ def test_training_checkpoints_of_open_clip_need_the_activation(tmp_path):
     images, tokens = images_of((20, 20)), texts()
     for given in ({}, {"text_act": "gelu"}):
         with pytest.raises(ConfigError, match="pass text_act" if not given else "pass text_num_heads"):
-            load(clip.describe_open_clip, tmp_path / "epoch_3.pt", images, tokens, **given)
+            load(describe_open_clip, tmp_path / "epoch_3.pt", images, tokens, **given)
     given = {"text_act": "gelu", "text_num_heads": 3}
-    model, variables, _ = load(clip.describe_open_clip, tmp_path / "epoch_3.pt", images, tokens, **given)
+    model, variables, _ = load(describe_open_clip, tmp_path / "epoch_3.pt", images, tokens, **given)
     expected = run(theirs, images, tokens)
     for ours, their in zip(jax.jit(model.apply)(variables, images, tokens), expected, strict=True):
         assert_close(ours, their)
     tensors = Tensors(tmp_path / "vit_b_32-quickgelu-laion400m_e32.pt", unwrap(open_tensors(tmp_path / "epoch_3.pt")))
-    assert clip.describe_open_clip(None, tensors, {"text_num_heads": 3}).fields["text_act"] == "quick_gelu"
+    assert describe_open_clip(None, tensors, {"text_num_heads": 3}).fields["text_act"] == "quick_gelu"
 
 
 @pytest.mark.parametrize("tower", ["ViT", "ResNet"])
@@ -197,7 +198,7 @@ def test_openai(tower, tmp_path):
     state |= {name: np.int64(value) for name, value in superfluous.items()}
     tensors = {name: torch.from_numpy(np.array(value)) for name, value in state.items()}
     torch.save(tensors, tmp_path / "clip.pt")
-    model, loaded, described = load(clip.describe_official, tmp_path / "clip.pt", images, tokens)
+    model, loaded, described = load(clip_openai.describe_official, tmp_path / "clip.pt", images, tokens)
     assert described.image_size == size
     for got, same in zip(jax.jit(model.apply)(loaded, images, tokens), expected, strict=True):
         np.testing.assert_array_equal(got, same)
@@ -207,7 +208,7 @@ def test_openai(tower, tmp_path):
     theirs.load_state_dict(tensors)  # not in float16
     for got, their in zip(expected, run(theirs, images, tokens), strict=True):
         assert_close(got, their)
-    save(tmp_path / "again.safetensors", loaded, clip.table_official(model))
+    save(tmp_path / "again.safetensors", loaded, clip_openai.table_official(model))
     written = open_tensors(tmp_path / "again.safetensors")
     assert set(written) == {name for name in state if not name.endswith((*superfluous, "num_batches_tracked"))}
     for name, tensor in written.items():
@@ -223,7 +224,7 @@ def test_openai_s_models_are_ours(name):
     open_clip = pytest.importorskip("open_clip")
     with torch.device("meta"):
         tensors = open_clip.CLIP(**open_clip.get_model_config(STANDARD[name])).state_dict()
-    described = clip.describe_official(None, tensors)
+    described = clip_openai.describe_official(None, tensors)
     model, registered = described.create_model(scan=True), create_model(name, scan=True)
     size = {"clip_rn50x4": 288, "clip_vit_l14_336": 336}[name]
     assert described.image_size == (size, size)
@@ -257,19 +258,19 @@ def test_what_is_no_clip_of_ours_is_refused(tmp_path):
         "patch_bias": False,
     }
     ours = CLIP("vit", tower, **size)
-    state = export_variables(init(ours, images_of((24, 16)), texts()[:, :5]), clip.table_official(ours))
+    state = export_variables(init(ours, images_of((24, 16)), texts()[:, :5]), clip_openai.table_official(ours))
     bare = {name: value for name, value in state.items() if not name.startswith("visual.")}
     for describe, config, file, message in (
-        (clip.describe_official, None, {"head.weight": np.zeros(1)}, "lacks 'token_embedding.weight'"),
-        (clip.describe_official, None, {**bare, "visual.trunk.cls_token": np.zeros(1)}, "it has visual.trunk"),
-        (clip.describe_official, None, state, "6 image positions are those of no square image; pass image_size"),
-        (clip.describe_open_clip, None, state, "pass text_act"),
-        (clip.describe_open_clip, {"vision_cfg": {"timm_model_name": "vit"}}, state, "timm_model_name='vit'"),
-        (clip.describe_open_clip, {"model_cfg": {"multimodal_cfg": {"width": 1}}}, state, "CoCa"),
-        (clip.describe_open_clip, {"vision_cfg": {"image_size": [24, 24]}}, state, "not of image_size=(24, 24)"),
-        (clip.describe_open_clip, {"text_cfg": {"norm_kwargs": {"eps": 1e-6}}, **SIZE}, state, "epsilon 1e-06"),
-        (clip.describe_open_clip, {"text_cfg": {"pool_type": "eos"}, **SIZE}, state, "eos_id=2"),
-        (clip.describe_open_clip, SIZE, {**state, "visual.attn_pool.query": np.zeros(1)}, "another architecture"),
+        (clip_openai.describe_official, None, {"head.weight": np.zeros(1)}, "lacks 'token_embedding.weight'"),
+        (clip_openai.describe_official, None, {**bare, "visual.trunk.cls_token": np.zeros(1)}, "it has visual.trunk"),
+        (clip_openai.describe_official, None, state, "6 image positions are those of no square image; pass image_size"),
+        (describe_open_clip, None, state, "pass text_act"),
+        (describe_open_clip, {"vision_cfg": {"timm_model_name": "vit"}}, state, "timm_model_name='vit'"),
+        (describe_open_clip, {"model_cfg": {"multimodal_cfg": {"width": 1}}}, state, "CoCa"),
+        (describe_open_clip, {"vision_cfg": {"image_size": [24, 24]}}, state, "not of image_size=(24, 24)"),
+        (describe_open_clip, {"text_cfg": {"norm_kwargs": {"eps": 1e-6}}, **SIZE}, state, "epsilon 1e-06"),
+        (describe_open_clip, {"text_cfg": {"pool_type": "eos"}, **SIZE}, state, "eos_id=2"),
+        (describe_open_clip, SIZE, {**state, "visual.attn_pool.query": np.zeros(1)}, "another architecture"),
         (clip.describe_transformers, None, state, "config.json"),
         (clip.describe_transformers, {"model_type": "clip"}, state, "no CLIPModel"),
     ):
@@ -291,9 +292,9 @@ def test_what_the_originals_cannot_be_is_not_written():
         (clip.config_transformers, {"image": {}}, (224, 224), "patch_bias"),
         (clip.config_transformers, {"image": tower}, (224, 192), "square images"),
         (clip.config_transformers, {"image": tower, "text_causal": False}, (224, 224), "text_causal"),
-        (clip.config_open_clip, resnet, (64, 64), "four stages"),
-        (clip.config_open_clip, {"image": {**tower, "act": "gelu"}}, (224, 224), "act='gelu'"),
-        (clip.config_open_clip, {"image_tower": "swin_t"}, (224, 224), "not with 'swin_t'"),
+        (config_open_clip, resnet, (64, 64), "four stages"),
+        (config_open_clip, {"image": {**tower, "act": "gelu"}}, (224, 224), "act='gelu'"),
+        (config_open_clip, {"image_tower": "swin_t"}, (224, 224), "not with 'swin_t'"),
     ):
         with pytest.raises(ConfigError, match=re.escape(message)):
             write(CLIP(**fields), size)

@@ -10,7 +10,7 @@ from flax.traverse_util import unflatten_dict
 
 from vision_jax.errors import ConfigError
 from vision_jax.models import ViT
-from vision_jax.weights.families import vit
+from vision_jax.weights.families import vit_google
 from vision_jax.weights.mapping import export_variables
 
 pytest.importorskip("torch")
@@ -100,7 +100,7 @@ def test_google_as_timm_reads_it(tmp_path, layout):
         "image tower": {"params/t": np.zeros(1), "params/txt/a": np.ones(2)},
     }
     np.savez(tmp_path / "weights.npz", **prefixed(arrays, prefix), **beside.get(layout, {}))
-    description, model, loaded_params, report = loaded(tmp_path / "weights.npz", vit.describe_official)
+    description, model, loaded_params, report = loaded(tmp_path / "weights.npz", vit_google.describe_official)
     assert description.image_size == size and not report.unexpected
     assert sorted(report.ignored) == sorted(beside.get(layout, {}))
     chex.assert_trees_all_equal(loaded_params, unflatten_dict(params, sep="/"))
@@ -122,7 +122,7 @@ def test_google_hybrid(tmp_path):
     assert {"block1/unit2/gn3/scale", "block2/unit1/conv_proj/kernel", "gn_root/bias"} < arrays.keys()
     np.savez(tmp_path / "weights.npz", **arrays)
     given = {"image_size": (40, 24)}
-    _, model, loaded_params, report = loaded(tmp_path / "weights.npz", vit.describe_official, given)
+    _, model, loaded_params, report = loaded(tmp_path / "weights.npz", vit_google.describe_official, given)
     assert model == ViT(5, **fields, pool="token", cls_token=True) and not report.unexpected
     chex.assert_trees_all_equal(loaded_params, unflatten_dict(params, sep="/"))
 
@@ -133,7 +133,7 @@ def test_google_hybrid_as_timm_reads_it(tmp_path):
     np.savez(tmp_path / "weights.npz", **google_arrays(params, 3))
     theirs = timm_hybrid((2, 1), 1, (32, 32), act_layer="gelu_tanh")
     theirs.load_pretrained(tmp_path / "weights.npz")
-    _, model, loaded_params, _ = loaded(tmp_path / "weights.npz", vit.describe_official)
+    _, model, loaded_params, _ = loaded(tmp_path / "weights.npz", vit_google.describe_official)
     images = images_of((32, 32))
     assert_close(jax.jit(model.apply)({"params": loaded_params}, images), theirs_of(theirs, images))
 
@@ -147,7 +147,7 @@ def test_positions_of_big_vision_over_the_years(tmp_path, name):
     arrays = google_arrays(params, 3, **BIG_VISION)
     arrays[name] = arrays.pop(POSITIONS)
     np.savez(tmp_path / "weights.npz", **prefixed(arrays, "params/"))
-    description, _, loaded_params, report = loaded(tmp_path / "weights.npz", vit.describe_official)
+    description, _, loaded_params, report = loaded(tmp_path / "weights.npz", vit_google.describe_official)
     assert description.image_size == (12, 12) and description.fields["posemb_cls"] == has_place
     assert not report.unexpected
     chex.assert_trees_all_equal(loaded_params, unflatten_dict(params, sep="/"))
@@ -158,8 +158,8 @@ def test_fixed_positions_of_big_vision(tmp_path):
     params = drawn(ours, (12, 8))
     np.savez(tmp_path / "weights.npz", **google_arrays(params, 3, **BIG_VISION))
     with pytest.raises(ConfigError, match=r"no positions.*pass image_size"):
-        loaded(tmp_path / "weights.npz", vit.describe_official)
-    _, model, loaded_params, _ = loaded(tmp_path / "weights.npz", vit.describe_official, {"image_size": (12, 8)})
+        loaded(tmp_path / "weights.npz", vit_google.describe_official)
+    _, model, loaded_params, _ = loaded(tmp_path / "weights.npz", vit_google.describe_official, {"image_size": (12, 8)})
     images = images_of((12, 8))
     expected = jax.jit(ours.apply)({"params": unflatten_dict(params, sep="/")}, images)
     np.testing.assert_array_equal(jax.jit(model.apply)({"params": loaded_params}, images), expected)

@@ -20,7 +20,7 @@ import vision_jax as vj
 from vision_jax import limits
 from vision_jax.errors import ConfigError, Stopped
 from vision_jax.weights.readers import open_tensors
-from vision_jax.weights.sources import open_source
+from vision_jax.weights.sources import open_weights
 
 FAULTS = pathlib.Path(__file__).parents[2] / "experiments" / "faults"
 sys.path.insert(0, str(FAULTS))
@@ -103,7 +103,7 @@ def changed(folders, tmp_path):
 def test_descriptions_that_no_model_can_have(changed, name):
     source = hostile_cases.MODELS[name](changed)
     with pytest.raises(ConfigError) as caught:
-        open_source(source)
+        open_weights(source)
     assert str(caught.value).isprintable() and len(str(caught.value)) < 2000
 
 
@@ -156,7 +156,7 @@ def test_a_processor_that_cannot_be_read_is_told(changed, text, caplog):
     path = changed / "vit" / "preprocessor_config.json"
     path.unlink()
     path.write_bytes(text) if isinstance(text, bytes) else hostile_cases.KINDS[text](path)
-    assert open_source(changed / "vit").preprocessing == {}
+    assert open_weights(changed / "vit").preprocessing == {}
     assert "how pictures are prepared is not known here" in caplog.text and caplog.messages[0].isprintable()
 
 
@@ -254,14 +254,14 @@ def test_a_signal_is_no_fault_of_the_file(folders, monkeypatch):
 
     monkeypatch.setattr("vision_jax.weights.sources.unwrap", stopped)
     with pytest.raises(Stopped):
-        open_source(folders / "vit")
+        open_weights(folders / "vit")
 
 
 def test_classes_of_a_run_are_texts(changed):
     path = changed / "run" / "config.json"
-    assert open_source(changed / "run").class_names == ("ant", "bee", "cat")
+    assert open_weights(changed / "run").class_names == ("ant", "bee", "cat")
     config = json.loads(path.read_text())
     for names in ([1, 2, 3], "abc", {"a": 1}, [["ant"]]):
         path.write_text(json.dumps({**config, "derived": {"class_names": names}}))
         with pytest.raises(ConfigError, match=r"config\.json.*class_names must be a list of names"):
-            open_source(changed / "run")
+            open_weights(changed / "run")

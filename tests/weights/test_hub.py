@@ -181,5 +181,5 @@ def test_no_connection(monkeypatch):
 
 def test_without_huggingface_hub(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ConfigError, match=r'not installed: pip install "vision_jax\[hub\]"'):
+    with pytest.raises(ConfigError, match="not installed: pip install huggingface_hub"):
         fetch("org/model", FILES)

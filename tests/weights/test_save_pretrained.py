@@ -9,7 +9,7 @@ import pytest
 
 import vision_jax as vj
 from vision_jax.errors import ConfigError
-from vision_jax.weights.sources import open_source
+from vision_jax.weights.sources import open_weights
 
 torch = pytest.importorskip("torch")
 from originals import assert_close, images_of, run  # noqa: E402
@@ -105,12 +105,12 @@ def test_scanned_layers_are_saved_like_others(name, format, tmp_path):
 )
 def test_names_of_classes_and_preprocessing_survive(name, format, tmp_path):
     original = ORIGINALS[name](tmp_path / "theirs")
-    source = open_source(original.path)
+    source = open_weights(original.path)
     assert source.class_names == CLASSES
     model, variables = vj.load_pretrained(original.path)
     how = HOW if format == "hf" else vj.Preprocessing(**vars(HOW) | {"crop_rounding": "even"})
     vj.save_pretrained(tmp_path, model, variables, format, preprocessing=how, class_names=source.class_names)
-    assert open_source(tmp_path).class_names == CLASSES
+    assert open_weights(tmp_path).class_names == CLASSES
     assert vj.preprocessing(tmp_path) == how
     if format == "hf":
         assert load_with_transformers(tmp_path).config.label2id["dog"] == 3

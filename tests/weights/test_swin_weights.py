@@ -6,7 +6,7 @@ import pytest
 
 from vision_jax.errors import ConfigError
 from vision_jax.models import Swin, create_model
-from vision_jax.weights.families import swin
+from vision_jax.weights.families import swin, swin_timm
 from vision_jax.weights.mapping import export_variables
 from vision_jax.weights.readers import open_tensors
 
@@ -100,7 +100,7 @@ def test_timm(case, tmp_path):
     folder = tmp_path / "theirs"
     timm.models.save_for_hf(theirs, folder, safe_serialization=True)
     images = images_of(theirs.patch_embed.img_size, count=1)
-    model, variables, described = load(swin.describe_timm, folder, images)
+    model, variables, described = load(swin_timm.describe_timm, folder, images)
     assert described.image_size == images.shape[1:3]
     assert described.preprocessing["eval_crop"] == theirs.pretrained_cfg["crop_pct"]
     logits = run(theirs, images)
@@ -111,8 +111,8 @@ def test_timm(case, tmp_path):
         assert_close(ours.transpose(0, 3, 1, 2), their)
 
     (tmp_path / "ours").mkdir()
-    config = swin.config_timm(model, described.image_size, described.preprocessing)
-    table = swin.table_timm(model, described.image_size)
+    config = swin_timm.config_timm(model, described.image_size, described.preprocessing)
+    table = swin_timm.table_timm(model, described.image_size)
     save(tmp_path / "ours/model.safetensors", variables, table, config=config)
     again = timm.create_model(f"local-dir:{tmp_path / 'ours'}", pretrained=True).eval()
     assert_close(run(again, images), logits)
@@ -132,7 +132,7 @@ def test_standard_models_of_timm_are_ours(name):
     timm = pytest.importorskip("timm")
     with torch.device("meta"):
         tensors = timm.create_model(STANDARD[name]).state_dict()
-    described = swin.describe_timm({"architecture": f"{STANDARD[name]}.ms_in1k"}, tensors)
+    described = swin_timm.describe_timm({"architecture": f"{STANDARD[name]}.ms_in1k"}, tensors)
     model = described.create_model(window_rule="square", mask_padding=True)
     assert model == create_model(name)
     assert described.image_size == (int(STANDARD[name].split("to")[-1].split("_")[-1]),) * 2
@@ -144,7 +144,7 @@ def test_bare_files_of_timm(tmp_path):
     theirs = redrawn(timm.create_model("swin_tiny_patch4_window7_224", **fields, img_size=24, window_size=12))
     torch.save(theirs.state_dict(), tmp_path / "v1.pth")
     images = images_of((24, 24))
-    model, variables, described = load(swin.describe_timm, tmp_path / "v1.pth", images)
+    model, variables, described = load(swin_timm.describe_timm, tmp_path / "v1.pth", images)
     assert (model.window, described.image_size, described.preprocessing) == (12, (24, 24), {})
     assert_close(jax.jit(model.apply)(variables, images), run(theirs, images))
 
@@ -152,8 +152,8 @@ def test_bare_files_of_timm(tmp_path):
     torch.save(theirs.state_dict(), tmp_path / "v2.pth")
     images = images_of((32, 32))
     with pytest.raises(ConfigError, match="pass window"):
-        load(swin.describe_timm, tmp_path / "v2.pth", images)
-    model, variables, _ = load(swin.describe_timm, tmp_path / "v2.pth", images, window=4, image_size=(32, 32))
+        load(swin_timm.describe_timm, tmp_path / "v2.pth", images)
+    model, variables, _ = load(swin_timm.describe_timm, tmp_path / "v2.pth", images, window=4, image_size=(32, 32))
     assert_close(jax.jit(model.apply)(variables, images), run(theirs, images))
 
 
@@ -227,7 +227,7 @@ def test_official(version, window, windows, pretrained, tmp_path):
     tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in state.items()}
     torch.save({"model": tensors, "max_accuracy": 81.2, "epoch": 299}, tmp_path / "swin.pth")
 
-    model, variables, described = load(swin.describe_official, tmp_path / "swin.pth", images)
+    model, variables, described = load(swin_timm.describe_official, tmp_path / "swin.pth", images)
     assert (model.window, model.pretrained_window, described.image_size) == (window, pretrained, (48, 48))
     np.testing.assert_array_equal(jax.jit(model.apply)(variables, images), expected)
 
@@ -239,7 +239,7 @@ def test_official(version, window, windows, pretrained, tmp_path):
     theirs.load_state_dict(module.checkpoint_filter_fn(tensors, theirs))
     assert_close(expected, run(theirs, images))
 
-    save(tmp_path / "again.safetensors", variables, swin.table_official(model, (48, 48)))
+    save(tmp_path / "again.safetensors", variables, swin_timm.table_official(model, (48, 48)))
     written = open_tensors(tmp_path / "again.safetensors")
     parameters = {name for name in state if not name.endswith(("_index", "_mask", "_coords_table"))}
     assert set(written) == parameters
@@ -250,14 +250,14 @@ def test_official(version, window, windows, pretrained, tmp_path):
 def test_what_is_no_swin_of_ours_is_refused():
     zeros = {name: np.zeros(1) for name in ("absolute_pos_embed", "layers.0.blocks.0.attn.logit_scale")}
     ours = Swin(5, 2, **{**FIELDS, "depths": (2, 2, 2)}, window=3)
-    state = export_variables(init(ours, images_of((32, 32))), swin.table_timm(ours))
+    state = export_variables(init(ours, images_of((32, 32))), swin_timm.table_timm(ours))
     for describe, config, tensors, message in (
-        (swin.describe_timm, None, {"blocks.0.attn.qkv.weight": np.zeros(1)}, "lacks 'patch_embed.proj.weight'"),
-        (swin.describe_official, None, zeros, "absolute"),
-        (swin.describe_timm, {"model_args": {"global_pool": "max"}}, state, "global_pool='max'"),
-        (swin.describe_timm, {"model_args": {"window_size": [3, 7, 3]}}, state, "every stage has the same window"),
-        (swin.describe_timm, {"model_args": {"img_size": 64}}, state, "3x3 do not divide"),
-        (swin.describe_timm, None, {**state, "layers.0.blocks.0.gamma": np.zeros(1)}, "another architecture"),
+        (swin_timm.describe_timm, None, {"blocks.0.attn.qkv.weight": np.zeros(1)}, "lacks 'patch_embed.proj.weight'"),
+        (swin_timm.describe_official, None, zeros, "absolute"),
+        (swin_timm.describe_timm, {"model_args": {"global_pool": "max"}}, state, "global_pool='max'"),
+        (swin_timm.describe_timm, {"model_args": {"window_size": [3, 7, 3]}}, state, "every stage has the same window"),
+        (swin_timm.describe_timm, {"model_args": {"img_size": 64}}, state, "3x3 do not divide"),
+        (swin_timm.describe_timm, None, {**state, "layers.0.blocks.0.gamma": np.zeros(1)}, "another architecture"),
         (swin.describe_transformers, None, {}, "config.json"),
         (swin.describe_transformers, {"model_type": "swin", "layer_norm_eps": 1e-6}, {}, "layer_norm_eps"),
         (swin.describe_transformers, {"model_type": "swin", "use_absolute_embeddings": True}, {}, "absolute"),
@@ -272,9 +272,9 @@ def test_what_the_originals_cannot_be_is_not_written():
         (swin.config_transformers, {"version": 2, "window": (4, 3), "window_rule": "axis"}, (64, 64), "not square"),
         (swin.config_transformers, {"window": 4}, (72, 72), "padding of windows"),
         (swin.config_transformers, {"norm_eps": 1e-6}, (224, 224), "norm_eps"),
-        (swin.config_timm, {"window": 4}, (32, 128), "shrink by axis"),
-        (swin.config_timm, {"window": 4, "mask_padding": False}, (72, 72), "pads"),
-        (swin.config_timm, {"act": "relu"}, (224, 224), "act"),
+        (swin_timm.config_timm, {"window": 4}, (32, 128), "shrink by axis"),
+        (swin_timm.config_timm, {"window": 4, "mask_padding": False}, (72, 72), "pads"),
+        (swin_timm.config_timm, {"act": "relu"}, (224, 224), "act"),
     ):
         with pytest.raises(ConfigError, match=message):
             write(Swin(5, **{**FIELDS, **fields}), size)

@@ -188,7 +188,7 @@ def test_open_clip_loads_it_as_a_model_of_openai(tmp_path):
     from originals import assert_close, images_of, init, load, run
 
     from vision_jax.models import CLIP
-    from vision_jax.weights.families import clip
+    from vision_jax.weights.families import clip_openai
     from vision_jax.weights.mapping import export_variables
 
     image = {"patch_size": 8, "width": 64, "depth": 1, "num_heads": 1, "mlp_dim": 256, "act": "quick_gelu"}
@@ -199,12 +199,12 @@ def test_open_clip_loads_it_as_a_model_of_openai(tmp_path):
     # The original has most of its weights in float16.
     variables = jax.tree.map(lambda x: np.float32(np.float16(x)), init(ours, images, tokens))
     scalars = {name: np.array(value) for name, value in (("input_resolution", 16), ("context_length", 9), ("vocab_size", 50))}  # fmt: skip
-    write_torch(tmp_path / "clip.pt", export_variables(variables, clip.table_official(ours)) | scalars)
+    write_torch(tmp_path / "clip.pt", export_variables(variables, clip_openai.table_official(ours)) | scalars)
 
     expected = jax.jit(ours.apply)(variables, images, tokens)
     theirs = load_openai_model(str(tmp_path / "clip.pt"), precision="fp32", device="cpu")
     for got, their in zip(expected, run(theirs, images, tokens), strict=True):
         assert_close(got, their)
-    _, again, described = load(clip.describe_official, tmp_path / "clip.pt", images, tokens)
+    _, again, described = load(clip_openai.describe_official, tmp_path / "clip.pt", images, tokens)
     assert described.image_size == (16, 16)
     jax.tree.map(np.testing.assert_array_equal, again, variables)

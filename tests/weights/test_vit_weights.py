@@ -11,7 +11,7 @@ from flax.traverse_util import unflatten_dict
 from vision_jax.errors import ConfigError
 from vision_jax.models import ViT
 from vision_jax.models.inference import variable_shapes
-from vision_jax.weights.families import vit
+from vision_jax.weights.families import vit, vit_timm
 from vision_jax.weights.mapping import export_variables, import_variables
 from vision_jax.weights.tensors import Tensor
 
@@ -129,8 +129,8 @@ def timm_folder(folder, architecture="vit_base_patch16_224", **args):
 
 def back_to_timm(folder, model, params, image_size, preprocessing=None):
     timm = pytest.importorskip("timm")
-    config = vit.config_timm(model, image_size, preprocessing)
-    written(folder, config, params, vit.table_timm(model), vit.constants_timm(model, image_size))
+    config = vit_timm.config_timm(model, image_size, preprocessing)
+    written(folder, config, params, vit_timm.table_timm(model), vit_timm.constants_timm(model, image_size))
     return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
 
 
@@ -140,7 +140,7 @@ def test_timm(tmp_path, name):
     size = theirs.patch_embed.img_size
     images = images_of(size)
     expected = theirs_of(theirs, images)
-    description, model, params, report = loaded(tmp_path / "theirs", vit.describe_timm)
+    description, model, params, report = loaded(tmp_path / "theirs", vit_timm.describe_timm)
     assert description.image_size == size and not report.unexpected
     assert_close(jax.jit(model.apply)({"params": params}, images), expected)
     again = back_to_timm(tmp_path / "again", model, params, size, description.preprocessing)
@@ -177,11 +177,11 @@ def test_bare_file_of_timm(tmp_path):
     images = images_of((8, 20))
     expected = theirs_of(theirs, images)
     with pytest.raises(ConfigError, match=r"11 positions.*pass image_size"):
-        loaded(tmp_path / "checkpoint.pth", vit.describe_timm)
+        loaded(tmp_path / "checkpoint.pth", vit_timm.describe_timm)
     with pytest.raises(ConfigError, match=r"do not fit image_size=\(8, 8\)"):
-        loaded(tmp_path / "checkpoint.pth", vit.describe_timm, {"image_size": 8})
+        loaded(tmp_path / "checkpoint.pth", vit_timm.describe_timm, {"image_size": 8})
     given = {"image_size": (8, 20)}
-    description, model, params, report = loaded(tmp_path / "checkpoint.pth", vit.describe_timm, given)
+    description, model, params, report = loaded(tmp_path / "checkpoint.pth", vit_timm.describe_timm, given)
     assert description.preprocessing == {} and not report.unexpected and not report.ignored
     assert_close(jax.jit(model.apply)({"params": params}, images), expected)
 
@@ -193,12 +193,12 @@ def test_hybrid_of_timm(tmp_path, units, patch, size):
     images = images_of(size)
     expected = theirs_of(theirs, images)
     with pytest.raises(ConfigError, match="pass num_heads"):
-        loaded(tmp_path / "hybrid.bin", vit.describe_timm, {"image_size": size})
+        loaded(tmp_path / "hybrid.bin", vit_timm.describe_timm, {"image_size": size})
     given = {"image_size": size, "num_heads": 3}
-    _, model, params, report = loaded(tmp_path / "hybrid.bin", vit.describe_timm, given)
+    _, model, params, report = loaded(tmp_path / "hybrid.bin", vit_timm.describe_timm, given)
     assert model.stem == units and not report.unexpected
     assert_close(jax.jit(model.apply)({"params": params}, images), expected)
-    chex.assert_trees_all_equal(export_variables({"params": params}, vit.table_timm(model)), arrays_of(theirs))
+    chex.assert_trees_all_equal(export_variables({"params": params}, vit_timm.table_timm(model)), arrays_of(theirs))
 
 
 def arrays_of(model):
@@ -230,11 +230,11 @@ def test_what_names_of_timm_say_of_architectures():
         config = {"architecture": name, "pretrained_cfg": theirs.pretrained_cfg}
         if UNLIKE_OURS.search(name):
             with pytest.raises(ConfigError):
-                description = vit.describe_timm(config, tensors)
+                description = vit_timm.describe_timm(config, tensors)
                 shapes = variable_shapes(description.create_model(), description.image_size)
                 import_variables(tensors, description.table, shapes)
             continue
-        description, block = vit.describe_timm(config, tensors), theirs.blocks[0]
+        description, block = vit_timm.describe_timm(config, tensors), theirs.blocks[0]
         fields, seen = description.fields, seen + 1
         assert fields["num_heads"] == block.attn.num_heads, name
         assert fields["act"] == acts[type(block.mlp.act).__name__], name
@@ -273,7 +273,7 @@ def test_files_of_other_architectures_are_refused(names, words):
     }
     tensors = {name: Tensor(shape, np.float32, None) for name, shape in shapes.items() if shape}
     with pytest.raises(ConfigError, match=words) as error:
-        vit.describe_timm(None, tensors)
+        vit_timm.describe_timm(None, tensors)
     assert "\n" not in str(error.value)
 
 

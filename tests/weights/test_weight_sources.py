@@ -14,7 +14,7 @@ from vision_jax.errors import ConfigError
 from vision_jax.models import MAE, Swin, ViT
 from vision_jax.models.inference import variable_shapes
 from vision_jax.weights.safetensors import write_safetensors
-from vision_jax.weights.sources import open_source
+from vision_jax.weights.sources import open_weights
 
 MODEL = ViT(3, 4, 8, 1, 1, 8, act="gelu")
 
@@ -187,7 +187,7 @@ def test_a_model_of_the_hub(folder, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     model, _ = vj.load_pretrained("org/vit", revision="v2")
     assert model.num_classes == 3 and {name: (m, r) for m, name, r in asked}["config.json"] == ("org/vit", "v2")
-    assert open_source("hf-hub:org/vit").class_names == ("ant", "bee", "cat")
+    assert open_weights("hf-hub:org/vit").class_names == ("ant", "bee", "cat")
     assert vj.preprocessing("org/vit").image_size == (8, 8)
     assert {name for _, name, _ in asked} >= {"model.safetensors", "preprocessor_config.json", "vocab.json"}
     (folder / "model.safetensors").unlink()

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from vision_jax.data.decoding import BrokenImage
+from vision_jax.data.reading import PictureReader, Rows
 from vision_jax.data.tokenizers import Tokenizer, open_tokenizer
 from vision_jax.errors import ConfigError
 
@@ -34,37 +35,31 @@ class CaptionTokens:
         except ConfigError as error:
             raise ConfigError(f"{example['name']}: {error}; data.long_texts='cut' cuts it") from None
 
-    @property
-    def none(self) -> np.ndarray:
-        """The tokens of an example that is not used."""
-        return np.zeros(self.tokenizer.context_length, np.int32)
+
+@dataclasses.dataclass(frozen=True)
+class TextReader(PictureReader):
+    """A picture and the "tokens", int32[L], of one of its texts."""
+
+    captions: CaptionTokens
+
+    def __call__(self, example: dict, rng: np.random.Generator) -> Rows:
+        tokens = self.captions(example, rng)
+        return {**super().__call__(example, rng), "tokens": tokens}
 
 
-def reads_captions(config) -> bool:
-    """Whether batches hold "tokens", int32[B, data.context_length], besides pictures."""
-    return config.task == "contrastive"
-
-
-def caption_tokens(config, source) -> CaptionTokens | None:
-    """How `source`'s examples are read, None where the task reads no texts.
+def caption_tokens(data, source) -> CaptionTokens:
+    """How the texts of `source`'s examples are read, as the config's `data` section says.
 
     Raises ConfigError where a source has classes alone and there are no data.templates, or one has no place for the name.
     """
-    if not reads_captions(config):
-        return None
-    data = config.data
     if source.num_classes and not data.templates and not _has_captions(source):
         raise ConfigError(
             f"contrastive training needs texts, and {data.train!r} has classes: give config.data.templates, such as ('a photo of a {{}}.',)"
         )
     if wrong := [template for template in data.templates if not isinstance(template, str) or "{}" not in template]:
         raise ConfigError(f"config.data.templates: {wrong[0]!r} has no '{{}}' for the class's name")
-    return CaptionTokens(
-        open_tokenizer(data.tokenizer, data.context_length),
-        data.templates,
-        source.class_names,
-        data.long_texts == "cut",
-    )
+    tokenizer = open_tokenizer(data.tokenizer, data.context_length)
+    return CaptionTokens(tokenizer, data.templates, source.class_names, data.long_texts == "cut")
 
 
 def _has_captions(source) -> bool:

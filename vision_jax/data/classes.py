@@ -4,17 +4,21 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from vision_jax.config import nearest
 from vision_jax.data.fingerprints import parts_of
-from vision_jax.errors import ConfigError
+from vision_jax.errors import ConfigError, did_you_mean
 from vision_jax.files import printable
 
 
-class Classes(NamedTuple):
-    """The classes of a source that is not at hand, such as that of an earlier run."""
+class Labels(NamedTuple):
+    """What a source says of its labels: the names of classes, and those of the numbers that `targets` are."""
 
-    num_classes: int
-    class_names: tuple[str, ...]
+    num_classes: int = 0
+    class_names: tuple[str, ...] = ()
+    target_names: tuple[str, ...] = ()
+
+
+def labels_of(source) -> Labels:
+    return Labels(source.num_classes, tuple(source.class_names), tuple(getattr(source, "target_names", ())))
 
 
 class Renumbered:
@@ -23,6 +27,7 @@ class Renumbered:
     def __init__(self, source, class_names: Sequence[str], numbers: Sequence[int]):
         self.source, self.numbers = source, tuple(numbers)
         self.class_names, self.num_classes = tuple(class_names), len(class_names)
+        self.target_names = labels_of(source).target_names
 
     @property
     def labels(self) -> list[int]:
@@ -35,8 +40,10 @@ class Renumbered:
         return len(self.source)
 
     def __getitem__(self, index: int) -> dict:
-        example = self.source[index]
-        return {**example, "label": self.numbers[example["label"]]}
+        example = dict(self.source[index])
+        if "labels" in example:
+            example["labels"] = tuple(self.numbers[label] for label in example["labels"])
+        return {**example, "label": self.numbers[example["label"]]} if "label" in example else example
 
 
 def names_of(source) -> tuple[str, ...]:
@@ -56,7 +63,7 @@ def numbers_among(source, class_names: Sequence[str], what: str, whose: str) -> 
         return tuple(range(source.num_classes))
     numbers = {name: number for number, name in enumerate(class_names)}
     if unknown := [name for name in names if name not in numbers]:
-        guess = nearest(printable(unknown[0]), map(printable, class_names)) or "; classes are compared by name"
+        guess = did_you_mean(printable(unknown[0]), map(printable, class_names)) or "; classes are compared by name"
         raise ConfigError(f"{what} has the class {some(unknown)}, which {whose} does not know{guess}")
     counts, own = Counter(class_names), Counter(names)
     if twice := [name for name in names if counts[name] > 1 or own[name] > 1]:

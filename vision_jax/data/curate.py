@@ -31,7 +31,7 @@ from vision_jax.data import curation
 from vision_jax.data.shards import selection
 from vision_jax.data.shards.index import index_of, read_indexes
 from vision_jax.data.shards.pairs import Shard, find_shard, read_captions
-from vision_jax.data.sources.wds import describe, expand
+from vision_jax.data.sources.wds import expand, skipped_lines
 from vision_jax.errors import ConfigError
 from vision_jax.files import printable, read_regular
 
@@ -177,7 +177,7 @@ def curate(shards: str, queries: str, out: str, max_per_query: int, seed: int, c
         )
     except OSError as error:
         raise ConfigError(f"--out: cannot write '{out}': {error.strerror}") from error
-    for line in describe(skipped):
+    for line in skipped_lines(skipped):
         print(f"skipped {line}", file=sys.stderr)
     return report
 

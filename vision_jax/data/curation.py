@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from vision_jax import limits
-from vision_jax.errors import ConfigError
+from vision_jax.errors import not_installed
 
 _SEPARATORS = re.compile(r"[^a-z0-9]+")
 _BETWEEN = " \n "  # between the captions of a pair; no query contains a line's end
@@ -58,9 +58,7 @@ class Matcher:
         try:
             import ahocorasick_rs
         except ImportError:
-            raise ConfigError(
-                'matching queries needs the package ahocorasick_rs: pip install "vision_jax[clip]"'
-            ) from None
+            raise not_installed("matching queries", "ahocorasick_rs") from None
         self._longest = max(map(len, queries), default=0) + 2  # with the spaces around it
         self._automaton = ahocorasick_rs.AhoCorasick([f" {query} " for query in queries], store_patterns=False)
 

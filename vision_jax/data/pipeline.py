@@ -17,34 +17,29 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from vision_jax.data import images
-from vision_jax.data.augment import TrainTransform, train_transform
-from vision_jax.data.captions import CaptionTokens, caption_tokens
 from vision_jax.data.classes import Renumbered
-from vision_jax.data.decoding import BrokenImage, decode, reason
+from vision_jax.data.reading import Field, LabelReader, label_fields, read, transform_of
 from vision_jax.data.sources import Source, open_source
 from vision_jax.data.sources.mix import Mix
 from vision_jax.errors import ConfigError
-from vision_jax.files import printable
 from vision_jax.signals import HEARD
 
 Batch = dict[str, np.ndarray]
+Fields = dict[str, Field]
 
 _CLOSING = 10.0  # seconds that workers have to end by themselves
 _ENDLESS = 2**60  # examples; at sys.maxsize, which Grain uses, its own rounding overflows
-_reported: set[str] = set()  # names of broken images, in this process
 
 
 class Batches(Iterator[Batch]):
     """Batches made ahead by threads or worker processes, which end with `close()`, the `with` block or an error.
 
-    Each batch has "image": uint8[b, H, W, 3], "label": int32[b], "mask": bool[b] (False: a broken image or padding,
-    whose image is black) and "id": int32[b] (the example's index in its source, -1 for padding). Training batches of a
-    task that reads texts have "tokens": int32[b, L], too, one of the example's texts.
+    Each batch has the `fields` that it is made of, "mask": bool[b] (False: a broken image or padding, whose fields are
+    zeros) and "id": int32[b] (the example's index in its source, -1 for padding).
     """
 
     def __init__(self, dataset, data, batch_bytes: int):
@@ -120,11 +115,19 @@ class Batches(Iterator[Batch]):
 
 
 def train_batches(
-    config, *, seed: int, start_step: int, rows: Sequence[int] | None = None, source: Source | None = None
+    config,
+    *,
+    seed: int,
+    start_step: int,
+    rows: Sequence[int] | None = None,
+    source: Source | None = None,
+    fields: Fields | None = None,
+    reader: Callable | None = None,
 ) -> Batches:
     """Endless training batches of config.batch_size examples from `start_step` on, or of only these `rows` of each.
 
-    `source`: that of `config.data.train`, opened anew by default.
+    `source`: that of `config.data.train`, opened anew by default. `reader(example, rng)` makes the arrays of the `fields`
+    of one of its examples: by default pictures with labels.
 
     The rows that several processes make are together the batches that one would make. Repeated augmentation
     (config.data.augment.repeats = r; Hoffer et al., 2020) puts r differently augmented copies of an example one after
@@ -135,38 +138,44 @@ def train_batches(
 
     if source is None:
         source = open_source(config.data.train, tfds_dir=config.data.tfds_dir)
-    transform, captions = train_transform(config.data), caption_tokens(config, source)
+    row = _Row(source, fields or label_fields(config.data), reader or LabelReader(transform_of(config.data, True)))
     _check_batch_size(config.batch_size, "batch_size")
     _check_counts(config.data)
     ids = _Repeated(_training_order(source, seed), config.data.augment.repeats)
-    examples = grain.MapDataset.source(ids).random_map(
-        _TrainExample(source, transform, captions), seed=_derived(seed, 0)
-    )
-    return _batches(examples, config, config.batch_size, rows, transform.size, start_step)
+    examples = grain.MapDataset.source(ids).random_map(row, seed=_derived(seed, 0))
+    return _batches(examples, config, config.batch_size, rows, row.bytes, start_step)
 
 
-def eval_batches(source: Source, config, *, batch_size: int, rows: Sequence[int] | None = None) -> Batches:
+def eval_batches(
+    source: Source,
+    config,
+    *,
+    batch_size: int,
+    rows: Sequence[int] | None = None,
+    fields: Fields | None = None,
+    reader: Callable | None = None,
+) -> Batches:
     """Batches of batch_size examples that show every example of `source` once, or only these `rows` of each.
 
-    The last batch is padded with mask=False, so that every process makes the same number.
+    The last batch is padded with mask=False, so that every process makes the same number. `fields`, `reader`: as of
+    `train_batches`.
     """
     import grain
 
-    transform = images.eval_transform(config.data)
+    row = _Row(source, fields or label_fields(config.data), reader or LabelReader(transform_of(config.data, False)))
     _check_batch_size(batch_size, "evals.batch_size")
     _check_counts(config.data)
     padded = -(-len(source) // batch_size) * batch_size
-    examples = grain.MapDataset.range(padded).map(_EvalExample(source, transform))
-    return _batches(examples, config, batch_size, rows, transform.size)
+    return _batches(grain.MapDataset.range(padded).map(row), config, batch_size, rows, row.bytes)
 
 
-def _batches(examples, config, batch_size: int, rows: Sequence[int] | None, image_size, start: int = 0) -> Batches:
+def _batches(examples, config, batch_size: int, rows: Sequence[int] | None, row_bytes: int, start: int = 0) -> Batches:
     """Batches of a grain.MapDataset of examples from the one of index `start` on."""
     import grain
 
     if rows is not None:
         examples, batch_size = grain.MapDataset.source(_Rows(examples, batch_size, tuple(rows))), len(rows)
-    return Batches(examples.batch(batch_size)[start:], config.data, batch_size * _image_bytes(image_size))
+    return Batches(examples.batch(batch_size)[start:], config.data, batch_size * row_bytes)
 
 
 def _training_order(source: Source, seed: int):
@@ -218,62 +227,34 @@ class _Rows:
 
 
 @dataclasses.dataclass(frozen=True)
-class _TrainExample:
+class _Row:
+    """One row of a batch; of an example that cannot be read, or of padding, the fields are zeros and the mask False."""
+
     source: Source
-    transform: TrainTransform
-    captions: CaptionTokens | None
+    fields: Fields
+    reader: Callable
 
-    def __call__(self, id: int, rng: np.random.Generator) -> dict:
-        return _example(self.source, id, self.transform, self.captions, rng)
+    def __call__(self, id: int, rng: np.random.Generator | None = None) -> dict:
+        made = read(self.source, id, self.reader, rng) if id < len(self.source) else None
+        row = {
+            name: np.zeros(*field) if made is None else _fitting(name, made.get(name), field)
+            for name, field in self.fields.items()
+        }
+        index = id if id < len(self.source) else -1
+        return row | {"mask": np.bool_(made is not None), "id": np.int32(index)}
 
-
-@dataclasses.dataclass(frozen=True)
-class _EvalExample:
-    source: Source
-    transform: images.EvalTransform
-
-    def __call__(self, id: int) -> dict:
-        if id >= len(self.source):
-            return _row(None, 0, -1, self.transform.size)
-        return _example(self.source, id, self.transform)
-
-
-def _example(
-    source: Source,
-    id: int,
-    transform: TrainTransform | images.EvalTransform,
-    captions: CaptionTokens | None = None,
-    rng: np.random.Generator | None = None,
-) -> dict:
-    """One row of a batch; an example that cannot be read, or has no picture or text, is masked and reported once."""
-    size, label, name, tokens = transform.size, 0, f"example {id}", {"tokens": captions.none} if captions else {}
-    try:
-        example = source[id]
-        label, name = example["label"], example["name"]
-        if captions:
-            tokens = {"tokens": captions(example, rng)}
-        image = decode(example["image"], transform.memory)
-    except (OSError, BrokenImage) as error:
-        _report_broken(name, reason(error))
-        return _row(None, label, id, size) | tokens
-    pixels = transform(image) if rng is None else transform(image, rng)
-    return _row(pixels, label, id, size) | tokens
+    @property
+    def bytes(self) -> int:
+        return sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in self.fields.values())
 
 
-def _row(image: np.ndarray | None, label: int, id: int, size: tuple[int, int]) -> dict:
-    return {
-        "image": np.zeros((*size, 3), np.uint8) if image is None else image,
-        "label": np.int32(label),
-        "mask": np.bool_(image is not None),
-        "id": np.int32(id),
-    }
-
-
-def _report_broken(name: str, why: str) -> None:
-    if name not in _reported:
-        _reported.add(name)
-        # One piece, since other threads write, too.
-        print(f"skipping broken image {printable(name)}: {why}\n", end="", file=sys.stderr, flush=True)
+def _fitting(name: str, value, field: Field) -> np.ndarray:
+    if np.shape(value) != field.shape or not np.can_cast(np.asarray(value).dtype, field.dtype, "same_kind"):
+        raise ConfigError(
+            f"the task's batches have {name!r} as {np.dtype(field.dtype)}{list(field.shape)} an example, and its reader gave"
+            f" {np.asarray(value).dtype}{list(np.shape(value))}"
+        )
+    return np.asarray(value, field.dtype)
 
 
 def _check_batch_size(batch_size: int, key: str) -> None:
@@ -286,10 +267,6 @@ def _check_counts(data) -> None:
     for key, value in zip(least, (data.workers, data.threads, data.prefetch, data.augment.repeats), strict=True):
         if value < least[key]:
             raise ConfigError(f"config key 'data.{key}' must be at least {least[key]}, got {value}")
-
-
-def _image_bytes(size: tuple[int, int]) -> int:
-    return size[0] * size[1] * 3
 
 
 def _check_shared_memory(workers: int, batch_bytes: int) -> None:

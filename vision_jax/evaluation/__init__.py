@@ -1,50 +1,94 @@
-"""What is measured of a model. An evaluator is `run(variables) -> {metric: value}`, made once a run.
+"""What is measured of a model. An evaluator is made once a run: `Evaluator(evaluation, **fields)`, with
 
-A value is a number, or a picture uint8[H, W, 3].
+    metrics                                     the names of what it measures
+    run(variables) -> {metric: value}           a number, or a picture uint8[H, W, 3]
+
+An entry of `config.evals` names its kind and sets its fields; what it measures is reported as NAME/METRIC.
 """
 
-from vision_jax.config import base_config
+import numpy as np
+
+from vision_jax import parts
+from vision_jax.config import SCHEMA, Section
 from vision_jax.errors import ConfigError
-from vision_jax.evaluation.classification import ClassificationEvaluator
+from vision_jax.evaluation.evaluation import Evaluation
 from vision_jax.evaluation.features import shared_features
-from vision_jax.evaluation.knn import KNNEvaluator
-from vision_jax.evaluation.linear_probe import LinearProbeEvaluator
-from vision_jax.evaluation.reconstruction import ReconstructionEvaluator
-from vision_jax.evaluation.retrieval import RetrievalEvaluator
-from vision_jax.evaluation.zero_shot import ZeroShotEvaluator
 
 EVALUATORS = {
-    "classification": ClassificationEvaluator,
-    "knn": KNNEvaluator,
-    "linear_probe": LinearProbeEvaluator,
-    "reconstruction": ReconstructionEvaluator,
-    "zero_shot": ZeroShotEvaluator,
-    "retrieval": RetrievalEvaluator,
+    "classification": "vision_jax.evaluation.of_task:ClassificationEvaluator",
+    "multi_label": "vision_jax.evaluation.of_task:TaskEvaluator",
+    "regression": "vision_jax.evaluation.of_task:TaskEvaluator",
+    "task": "vision_jax.evaluation.of_task:TaskEvaluator",
+    "knn": "vision_jax.evaluation.knn:KNNEvaluator",
+    "linear_probe": "vision_jax.evaluation.linear_probe:LinearProbeEvaluator",
+    "reconstruction": "vision_jax.evaluation.reconstruction:ReconstructionEvaluator",
+    "zero_shot": "vision_jax.evaluation.zero_shot:ZeroShotEvaluator",
+    "retrieval": "vision_jax.evaluation.retrieval:RetrievalEvaluator",
 }
+TAKEN = ("train", "seconds", "eval")  # names that metrics of a run begin with, now or before
 
 
 def make_evaluators(task, config, mesh) -> dict:
-    """name -> evaluator, for those that the task offers and the config does not switch off (`every` empty).
+    """name -> evaluator, for those that suit the task and that the config does not switch off (`every` empty).
 
-    Raises ConfigError where the config asks for one that the task does not offer; a default asks for nothing.
+    Raises ConfigError where the config asks for one that does not suit the task; a default asks for nothing.
     """
     if config.evals.batch_size < 0:
         raise ConfigError(f"config.evals.batch_size must be 0 or above, got {config.evals.batch_size}")
-    offered, defaults = task.evaluators(config), base_config().evals
-    for name in EVALUATORS:
-        every = config.evals[name].every
-        if name not in offered and every not in ("", defaults[name].every):
-            raise ConfigError(
-                f"config.evals.{name}.every={every!r}, but task {config.task!r} offers no {name}, only {', '.join(offered)}"
-            )
-    return {name: EVALUATORS[name](task, config, mesh) for name, every in offered.items() if every}
+    entries = {name: entry for name, entry in config.evals.items() if isinstance(entry, Section) and entry.every}
+    if taken := [name for name in entries if name in TAKEN]:
+        raise ConfigError(f"config.evals.{taken[0]}: '{taken[0]}/...' are other metrics; choose another name")
+    return {
+        name: make_evaluator(name, entry, task, config, mesh)
+        for name, entry in entries.items()
+        if entry.kind not in EVALUATORS or suits(name, entry, task, config)
+    }
+
+
+def suits(name: str, entry: Section, task, config) -> bool:
+    """Whether the task has what a built-in kind measures; raises ConfigError where it has not and is asked for."""
+    if entry.kind in (*task.evaluations, "task"):
+        return True
+    default = SCHEMA["evals"].keys.get(name)
+    if default is None or entry.every != default.keys["every"].default:
+        raise ConfigError(
+            f"config.evals.{name} has kind {entry.kind!r}, but task {config.task!r} offers only"
+            f" {', '.join(dict.fromkeys((*task.evaluations, 'task')))}"
+        )
+    return False
+
+
+def make_evaluator(name: str, entry: Section, task, config, mesh):
+    """The evaluator of an entry of `config.evals`."""
+    key = f"config.evals.{name}"
+    if not entry.kind:
+        raise ConfigError(f"{key}.kind is not set: one of {', '.join(EVALUATORS)} or package.module:Attribute")
+    kind = parts.find(f"{key}.kind", entry.kind, EVALUATORS, "run")
+    if not callable(kind):  # an evaluator itself
+        return kind
+    fields = parts.checked_fields(key, kind, entry.own_fields)
+    evaluator = kind(Evaluation(name, entry.source or config.data.eval, task, config, mesh), **fields)
+    if lacks := [part for part in ("run", "metrics") if not hasattr(evaluator, part)]:
+        raise ConfigError(f"{key}.kind={entry.kind!r} makes no evaluator: it has no '{lacks[0]}'")
+    return evaluator
 
 
 def measure(evaluators: dict, variables: dict) -> dict:
-    """{"eval/METRIC": value} of all evaluators, one after the other; they share the features that they extract."""
+    """{"NAME/METRIC": number or picture} of all evaluators, one after the other; they share the features that they extract."""
     with shared_features():
         return {
-            f"eval/{metric}": value
-            for evaluator in evaluators.values()
+            f"{name}/{metric}": _measured(f"{name}/{metric}", value)
+            for name, evaluator in evaluators.items()
             for metric, value in evaluator.run(variables).items()
         }
+
+
+def _measured(name: str, value) -> int | float | np.ndarray:
+    array = np.asarray(value)
+    if array.ndim == 0 and array.dtype.kind in "biufV":  # V: bfloat16
+        return int(array) if array.dtype.kind in "biu" else float(array)
+    if array.dtype == np.uint8 and array.shape[2:] == (3,):
+        return array
+    raise ConfigError(
+        f"{name} is {array.dtype}{list(array.shape)}: what is measured is a number, or a picture uint8[H, W, 3]"
+    )

@@ -1,24 +1,51 @@
-"""Every example of a source exactly once, on the devices."""
+"""Every example of a source exactly once, on the devices, and what is made of them there."""
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from jax.sharding import Mesh
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vision_jax.data.feed import device_batches, local_rows
 from vision_jax.data.pipeline import eval_batches
 from vision_jax.ops.sharding import BATCH_AXES
 
 
-def every_example(source, config, mesh: Mesh) -> Iterator[dict]:
+def every_example(
+    source, config, mesh: Mesh, fields: dict | None = None, reader: Callable | None = None
+) -> Iterator[dict]:
     """Batches over the mesh's batch axes that show each example of `source` once, all of one size.
 
-    "image": uint8[B, H, W, 3], "label": int32[B], "mask": bool[B], False for broken images and the last batch's padding,
-    and "id": int32[B], the example's index in the source, in whose order they come.
-    B is `config.evals.batch_size`, rounded up to what the devices share evenly and cut to the length of the source.
+    The `fields` that `reader` makes, by default "image": uint8[B, H, W, 3] and "label": int32[B]; "mask": bool[B], False
+    for broken images and the last batch's padding; and "id": int32[B], the example's index in the source, in whose order
+    they come. B is `config.evals.batch_size`, rounded up to what the devices share evenly and cut to the length of the source.
     """
     ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     wanted = min(config.evals.batch_size or config.batch_size, len(source))
     size = -(-wanted // ways) * ways
-    host = eval_batches(source, config, batch_size=size, rows=local_rows(mesh, size))
+    rows = local_rows(mesh, size)
+    host = eval_batches(source, config, batch_size=size, rows=rows, fields=fields, reader=reader)
     return device_batches(host, mesh, with_ids=True)
+
+
+def every_row(function: Callable, mesh: Mesh) -> Callable[[dict, Iterator[dict]], Iterator[list[np.ndarray]]]:
+    """(variables, batches) -> of each batch the rows of its readable examples.
+
+    These are arrays [n, ...], one for each array [B, ...] that `function(variables, batch)` gives: compiled on the devices,
+    whole on the host in every process.
+    """
+
+    def step(variables, batch):
+        return *function(variables, batch), batch["mask"]
+
+    step = jax.jit(step, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+    def rows(variables: dict, batches: Iterator[dict]) -> Iterator[list[np.ndarray]]:
+        steps = (step(variables, batch) for batch in batches)
+        for part, _ in itertools.pairwise(itertools.chain(steps, [None])):  # the next step runs while these are read
+            *arrays, mask = jax.device_get(part)
+            yield [array[mask] for array in arrays]
+
+    return rows

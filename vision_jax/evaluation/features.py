@@ -2,10 +2,8 @@
 
 import contextlib
 import contextvars
-import functools
-import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -14,8 +12,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from vision_jax.data import open_source
 from vision_jax.data.classes import names_of
 from vision_jax.errors import ConfigError
-from vision_jax.evaluation.examples import every_example
-from vision_jax.evaluation.learned_classes import learned_numbers, open_eval_source
+from vision_jax.evaluation.evaluation import Evaluation
+from vision_jax.evaluation.examples import every_example, every_row
+from vision_jax.evaluation.learned_classes import labelled, learned_numbers
 from vision_jax.ops.sharding import BATCH_AXES
 
 _kept: contextvars.ContextVar[dict | None] = contextvars.ContextVar("kept_features", default=None)
@@ -36,7 +35,7 @@ class FeatureExtractor:
 
     def __init__(self, task, config, mesh: Mesh):
         self.task, self.config, self.mesh = task, config, mesh
-        self.step = row_step(task, "features", mesh)
+        self.rows = every_row(lambda variables, batch: labelled_rows(task.features(variables, batch), batch), mesh)
 
     def __call__(self, variables: dict, spec: str | tuple) -> tuple[np.ndarray, np.ndarray]:
         """Features float32[n, D] and labels int32[n] of the n readable examples of the source that `spec` names.
@@ -53,49 +52,36 @@ class FeatureExtractor:
 
     def extract(self, variables: dict, spec: str | tuple) -> tuple[np.ndarray, np.ndarray]:
         source = open_source(spec, tfds_dir=self.config.data.tfds_dir)
-        features, labels, _ = every_row(functools.partial(self.step, variables), source, self.config, self.mesh)
+        features, labels, _ = in_order(self.rows(variables, every_example(source, self.config, self.mesh)))
         if not len(labels):
             raise ConfigError(f"none of the images of {spec!r} can be read")
         return features, labels
 
 
-def row_step(task, method: str, mesh: Mesh) -> Callable:
-    """Jitted (variables, batch) -> the rows float[B, D] of the task's `method`, with "label", "mask" and "id"."""
-
-    def step(variables, batch):
-        return getattr(task, method)(variables, batch), batch["label"], batch["mask"], batch["id"]
-
-    return jax.jit(step, out_shardings=NamedSharding(mesh, PartitionSpec()))
+def labelled_rows(rows: jax.Array, batch: dict) -> tuple:
+    """What `in_order` takes of a batch, by `every_row`."""
+    return rows, batch["label"], batch["id"]
 
 
-def every_row(step: Callable, source, config, mesh: Mesh) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows float32[n, D], labels int32[n] and ids int32[n] of the n readable examples of a source, in its order.
-
-    Whole host arrays in every process. `step(batch)` is one of `row_step`'s.
-    """
-    steps = map(step, every_example(source, config, mesh))
-    parts = []
-    for part, _ in itertools.pairwise(itertools.chain(steps, [None])):  # the next step runs while these are read
-        *rows, mask, id = jax.device_get(part)
-        parts.append([each[mask] for each in (*rows, id)])
+def in_order(parts: Iterator[list[np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows float32[n, D], labels int32[n] and ids int32[n] of the n readable examples of a source, in its order."""
     rows, labels, ids = map(np.concatenate, zip(*parts, strict=True))
     order = np.argsort(ids)
     return rows[order].astype(np.float32, copy=False), labels[order], ids[order]
 
 
-def labelled_source(config, name: str):
-    """What the evaluator `name` learns from, its own key `train` or the training data: (spec, source, numbers).
+def learned_source(at: Evaluation, train: str | tuple):
+    """What an evaluator learns classes from, `train` or the training data: (spec, source, numbers).
 
     numbers: int32[C], for each class of the evaluation data its number in the source, see `learned_numbers`. Raises
     ConfigError where one of the two has no classes, or the evaluation data some that the source does not know.
     """
-    spec = config.evals[name].train or config.data.train
-    source = open_source(spec, tfds_dir=config.data.tfds_dir)
+    spec = train or at.config.data.train
+    source = open_source(spec, tfds_dir=at.config.data.tfds_dir)
     if not source.num_classes:
-        raise ConfigError(f"config.evals.{name} learns classes, and {spec!r} has none; set evals.{name}.train")
-    whose = f"{spec!r}, from which evals.{name} learns,"
-    numbers = learned_numbers(open_eval_source(config, name), config, names_of(source), source.num_classes, whose)
-    return spec, source, numbers
+        raise ConfigError(f"{at.key} learns classes, and {spec!r} has none; set evals.{at.name}.train")
+    whose = f"{spec!r}, from which evals.{at.name} learns,"
+    return spec, source, learned_numbers(labelled(at), at.spec, names_of(source), source.num_classes, whose)
 
 
 def in_chunks(x: np.ndarray, rows: int, mesh: Mesh, fill=0) -> jax.Array:

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from vision_jax.errors import ConfigError
-from vision_jax.evaluation.features import FeatureExtractor, in_chunks, labelled_source
+from vision_jax.evaluation.evaluation import Evaluation
+from vision_jax.evaluation.features import FeatureExtractor, in_chunks, learned_source
 from vision_jax.ops.losses import topk_correct, tops
 from vision_jax.ops.sharding import BATCH_AXES
 from vision_jax.ops.unit_vectors import unit_vectors
@@ -18,45 +19,44 @@ VOTERS = 1024  # queries whose votes for all classes a device holds at a time
 
 
 class KNNEvaluator:
-    """The share of `config.data.eval` that its nearest training examples classify right: `knn_top1`, `knn_top5`.
+    """The share of the examples that their nearest training examples classify right: `top1`, `top5`.
 
     The k training examples whose features have the largest cosine similarity s vote for their class with a weight of
     exp(s / temperature). A class without a vote is never right, and with five classes or fewer there is no top 5.
     """
 
-    def __init__(self, task, config, mesh):
-        c = config.evals.knn
-        self.config, self.mesh = config, mesh
-        self.train, source, self.numbers = labelled_source(config, "knn")
-        if not 1 <= c.k <= len(source):
+    def __init__(self, at: Evaluation, *, train: str | tuple, k: int, temperature: float):
+        self.at = at
+        self.train, source, self.numbers = learned_source(at, train)
+        if not 1 <= k <= len(source):
             raise ConfigError(
-                f"config.evals.knn.k must lie between 1 and the {len(source)} examples of {self.train!r}, got {c.k}"
+                f"{at.key}.k must lie between 1 and the {len(source)} examples of {self.train!r}, got {k}"
             )
-        if c.temperature <= 0:
-            raise ConfigError(f"config.evals.knn.temperature must be above 0, got {c.temperature}")
+        if temperature <= 0:
+            raise ConfigError(f"{at.key}.temperature must be above 0, got {temperature}")
         self.tops = tops(source.num_classes)
-        self.metrics = tuple(f"knn_top{top}" for top in self.tops)
-        self.extract = FeatureExtractor(task, config, mesh)
+        self.metrics = tuple(f"top{top}" for top in self.tops)
+        self.extract = FeatureExtractor(at.task, at.config, at.mesh)
         count = functools.partial(
-            count_correct, k=c.k, temperature=c.temperature, num_classes=source.num_classes, tops=self.tops
+            count_correct, k=k, temperature=temperature, num_classes=source.num_classes, tops=self.tops
         )
         rows, chunks = PartitionSpec(BATCH_AXES), PartitionSpec(None, BATCH_AXES)
         sharded = jax.shard_map(
-            count, mesh=mesh, in_specs=(rows, rows, chunks, chunks), out_specs=(PartitionSpec(),) * len(self.tops)
+            count, mesh=at.mesh, in_specs=(rows, rows, chunks, chunks), out_specs=(PartitionSpec(),) * len(self.tops)
         )
         self.count = jax.jit(sharded)
 
     def run(self, variables: dict) -> dict[str, float]:
         bank, bank_labels = self.extract(variables, self.train)
-        queries, labels = self.extract(variables, self.config.data.eval)
+        queries, labels = self.extract(variables, self.at.spec)
         labels = self.numbers[labels]
-        ways = math.prod(self.mesh.shape[axis] for axis in BATCH_AXES)
+        ways = math.prod(self.at.mesh.shape[axis] for axis in BATCH_AXES)
         rows = SCRATCH // -(-len(queries) // ways)
         correct = self.count(
-            in_chunks(queries, len(queries), self.mesh)[0],
-            in_chunks(labels, len(labels), self.mesh, fill=-1)[0],
-            in_chunks(bank, rows, self.mesh),
-            in_chunks(bank_labels, rows, self.mesh, fill=-1),
+            in_chunks(queries, len(queries), self.at.mesh)[0],
+            in_chunks(labels, len(labels), self.at.mesh, fill=-1)[0],
+            in_chunks(bank, rows, self.at.mesh),
+            in_chunks(bank_labels, rows, self.at.mesh, fill=-1),
         )
         return {name: int(value) / len(labels) for name, value in zip(self.metrics, correct, strict=True)}
 
@@ -65,9 +65,9 @@ def count_correct(queries, labels, bank, bank_labels, *, k: int, temperature: fl
     """For each n of `tops`, how many queries of all devices have their label among the n classes with most votes.
 
     Within shard_map over the batch axes; queries float[q, D] and labels int32[q] (-1: padding) are a device's own, the
-    bank as `nearest` takes it. int32[] each, the same on every device.
+    bank as `nearest_neighbors` takes it. int32[] each, the same on every device.
     """
-    similarity, neighbor_labels = nearest(queries, bank, bank_labels, k)
+    similarity, neighbor_labels = nearest_neighbors(queries, bank, bank_labels, k)
     # Relative to the nearest, since exp(1 / temperature) may overflow; padding is infinitely far and has no weight.
     weights = jnp.exp((similarity - similarity[:, :1]) / temperature)
 
@@ -80,7 +80,7 @@ def count_correct(queries, labels, bank, bank_labels, *, k: int, temperature: fl
     return tuple(jax.lax.psum(jnp.sum(each), BATCH_AXES) for each in correct)
 
 
-def nearest(queries, bank, bank_labels, k: int):
+def nearest_neighbors(queries, bank, bank_labels, k: int):
     """The k rows of the bank with the largest cosine similarity to each query, nearest first, equal ones in order.
 
     Within shard_map over the batch axes: the bank lies spread over the devices in chunks, float[chunks, c, D] and

@@ -4,27 +4,25 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vision_jax.data import open_source
 from vision_jax.data.classes import missing, numbers_among
 from vision_jax.errors import ConfigError
+from vision_jax.evaluation.evaluation import Evaluation
 from vision_jax.evaluation.told import tell_once
 from vision_jax.files import printable
 
 SHOWN = 5  # names of classes in a line
 
 
-def open_eval_source(config, name: str):
-    """The source `config.data.eval`; raises ConfigError where it has no classes, which the evaluator `name` needs."""
-    source = open_source(config.data.eval, tfds_dir=config.data.tfds_dir)
+def labelled(at: Evaluation):
+    """The evaluation's source; raises ConfigError where it has no classes."""
+    source = at.source
     if not source.num_classes:
-        raise ConfigError(
-            f"config.evals.{name} needs data with classes, and config.data.eval={config.data.eval!r} has none"
-        )
+        raise ConfigError(f"{at.key} needs data with classes, and {at.spec!r} has none; set evals.{at.name}.source")
     return source
 
 
-def learned_numbers(source, config, class_names: Sequence[str], num_classes: int, whose: str) -> np.ndarray:
-    """int32[C]: for each of the classes of `source`, which is `config.data.eval`, its number among those learned.
+def learned_numbers(source, spec, class_names: Sequence[str], num_classes: int, whose: str) -> np.ndarray:
+    """int32[C]: for each of the classes of `source`, which `spec` names, its number among those learned.
 
     By name, or where either has no names by number. Which of those learned have no example is told once.
 
@@ -36,7 +34,7 @@ def learned_numbers(source, config, class_names: Sequence[str], num_classes: int
     Raises:
         ConfigError: the source has a class that was not learned.
     """
-    what = f"config.data.eval={config.data.eval!r}"
+    what = f"evaluation source {spec!r}"
     numbers = numbers_among(source, class_names, what, whose)
     if source.num_classes > num_classes:
         raise ConfigError(f"{what} has {source.num_classes} classes, {whose} only {num_classes}")

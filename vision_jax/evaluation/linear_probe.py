@@ -9,7 +9,8 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vision_jax.errors import ConfigError
-from vision_jax.evaluation.features import FeatureExtractor, in_chunks, labelled_source
+from vision_jax.evaluation.evaluation import Evaluation
+from vision_jax.evaluation.features import FeatureExtractor, in_chunks, learned_source
 from vision_jax.ops.losses import one_hot_targets, softmax_cross_entropy, topk_correct
 from vision_jax.ops.sharding import BATCH_AXES
 
@@ -20,30 +21,29 @@ SCRATCH = 2**26  # logits of a chunk of examples, over all devices
 
 
 class LinearProbeEvaluator:
-    """Top-1 on `config.data.eval` of a linear classifier fitted to frozen training features.
+    """Top-1 of a linear classifier fitted to frozen training features.
 
-    `probe_top1` with the regulariser `probe_l2`, which of `evals.linear_probe.l2` gives the best accuracy on a fifth of
+    `top1` with the regulariser `l2`, which of the field `l2` gives the best accuracy on a fifth of
     the training examples (the lower loss where two do) when fitted to the others; then it is fitted to all, as in CLIP
-    (Radford et al., 2021, https://arxiv.org/abs/2103.00020, appendix A.3). `probe_{n}shot_top1` from n examples a class
+    (Radford et al., 2021, https://arxiv.org/abs/2103.00020, appendix A.3). `{n}shot_top1` from n examples a class
     (all of a class that has fewer), whose regulariser is `shots_l2`, since nothing can be held out.
 
     Features are standardised with the mean and standard deviation of the examples that are fitted.
     """
 
-    def __init__(self, task, config, mesh):
-        c = config.evals.linear_probe
-        self.config, self.mesh = config, mesh
-        self.train, source, self.numbers = labelled_source(config, "linear_probe")
+    def __init__(self, at: Evaluation, *, train: str | tuple, l2: tuple, max_iter: int, shots: tuple, shots_l2: float):
+        self.at, self.mesh = at, at.mesh
+        self.train, source, self.numbers = learned_source(at, train)
         self.num_classes = source.num_classes
-        check_settings(c, self.num_classes, len(source))
-        self.l2 = sorted(c.l2, reverse=True)  # each fit starts where the one before it, more strongly held back, ended
-        self.shots, self.shots_l2 = c.shots, c.shots_l2
-        self.metrics = ("probe_top1", "probe_l2", *(f"probe_{n}shot_top1" for n in self.shots))
-        self.extract = FeatureExtractor(task, config, mesh)
-        rows = NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
-        self.replicated = replicated = NamedSharding(mesh, PartitionSpec())
+        check_settings(at.key, l2, max_iter, shots, shots_l2, self.num_classes, len(source))
+        self.l2 = sorted(l2, reverse=True)  # each fit starts where the one before it, more strongly held back, ended
+        self.shots, self.shots_l2 = shots, shots_l2
+        self.metrics = ("top1", "l2", *(f"{n}shot_top1" for n in self.shots))
+        self.extract = FeatureExtractor(at.task, at.config, at.mesh)
+        rows = NamedSharding(at.mesh, PartitionSpec(None, BATCH_AXES))
+        self.replicated = replicated = NamedSharding(at.mesh, PartitionSpec())
         self.fit = jax.jit(
-            functools.partial(fit, max_iter=c.max_iter),
+            functools.partial(fit, max_iter=max_iter),
             in_shardings=(replicated, rows, replicated),
             out_shardings=replicated,
         )
@@ -51,13 +51,13 @@ class LinearProbeEvaluator:
 
     def run(self, variables: dict) -> dict[str, float]:
         train = self.extract(variables, self.train)
-        features, labels = self.extract(variables, self.config.data.eval)
+        features, labels = self.extract(variables, self.at.spec)
         test = features, self.numbers[labels]
         top1, l2 = self.sweep(*train, *test)
-        metrics = {"probe_top1": top1, "probe_l2": l2}
+        metrics = {"top1": top1, "l2": l2}
         for n in self.shots:
             drawn = draw_shots(train[1], n)
-            metrics[f"probe_{n}shot_top1"] = self.few_shots(*(part[drawn] for part in train), *test)
+            metrics[f"{n}shot_top1"] = self.few_shots(*(part[drawn] for part in train), *test)
         return metrics
 
     def sweep(self, features, labels, test_features, test_labels) -> tuple[float, float]:
@@ -65,8 +65,8 @@ class LinearProbeEvaluator:
         mean, std = moments(features)
         held_out = np.random.default_rng(SEED).permutation(len(labels)) % HELD_OUT == 0
         if held_out.all():
-            raise ConfigError(f"evals.linear_probe needs two readable images of {self.train!r} at least")
-        data = self.place((features - mean) / std, labels)
+            raise ConfigError(f"{self.at.key} needs two readable images of {self.train!r} at least")
+        data = self.on_devices((features - mean) / std, labels)
         part, rest = ((*data[:2], self.rows(mask.astype(np.float32))) for mask in (held_out, ~held_out))
         params, fitted = self.zeros(features), {}
         for l2 in self.l2:
@@ -79,17 +79,17 @@ class LinearProbeEvaluator:
 
     def few_shots(self, features, labels, test_features, test_labels) -> float:
         mean, std = moments(features)
-        params = self.fit(self.zeros(features), self.place((features - mean) / std, labels), self.shots_l2)
+        params = self.fit(self.zeros(features), self.on_devices((features - mean) / std, labels), self.shots_l2)
         return self.top1(params, (test_features - mean) / std, test_labels)
 
     def top1(self, params, features, labels) -> float:
-        return float(self.score(params, self.place(features, labels))[1])
+        return float(self.score(params, self.on_devices(features, labels))[1])
 
     def zeros(self, features) -> dict:
         shapes = {"kernel": (features.shape[1], self.num_classes), "bias": (self.num_classes,)}
         return {name: jnp.zeros(shape, device=self.replicated) for name, shape in shapes.items()}
 
-    def place(self, features, labels) -> tuple:
+    def on_devices(self, features, labels) -> tuple:
         """Features [chunks, c, D], labels and weights [chunks, c] on the devices; padding has weight 0."""
         return self.rows(features), self.rows(labels), self.rows(np.ones(len(labels), np.float32))
 
@@ -161,17 +161,19 @@ def draw_shots(labels: np.ndarray, n: int) -> np.ndarray:
     return order[np.arange(len(order)) - starts < n]
 
 
-def check_settings(c, num_classes: int, num_examples: int) -> None:
-    for l2 in (*c.l2, c.shots_l2):
-        if isinstance(l2, bool) or not isinstance(l2, int | float) or not 0 < l2 < float("inf"):
-            raise ConfigError(f"config.evals.linear_probe.l2 and shots_l2 must be numbers above 0, got {l2!r}")
-    if not c.l2:
-        raise ConfigError("config.evals.linear_probe.l2 needs at least one number to choose from")
-    if c.max_iter < 1:
-        raise ConfigError(f"config.evals.linear_probe.max_iter must be at least 1, got {c.max_iter}")
-    for n in c.shots:
+def check_settings(
+    key: str, l2: tuple, max_iter: int, shots: tuple, shots_l2: float, num_classes: int, num_examples: int
+) -> None:
+    for value in (*l2, shots_l2):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+            raise ConfigError(f"{key}.l2 and shots_l2 must be numbers above 0, got {value!r}")
+    if not l2:
+        raise ConfigError(f"{key}.l2 needs at least one number to choose from")
+    if max_iter < 1:
+        raise ConfigError(f"{key}.max_iter must be at least 1, got {max_iter}")
+    for n in shots:
         if type(n) is not int or not 1 <= n <= num_examples // num_classes:
             raise ConfigError(
-                f"config.evals.linear_probe.shots must be numbers from 1 to {num_examples // num_classes}"
+                f"{key}.shots must be numbers from 1 to {num_examples // num_classes}"
                 f" ({num_examples} examples of {num_classes} classes), got {n!r}"
             )

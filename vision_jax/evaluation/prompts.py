@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from vision_jax import limits
-from vision_jax.config import nearest
-from vision_jax.errors import ConfigError
+from vision_jax.errors import ConfigError, did_you_mean
 from vision_jax.files import printable, read_json
 
 TEMPLATES = {
@@ -70,7 +69,7 @@ def open_templates(spec: str, where: str = "config.evals.zero_shot.templates") -
         return TEMPLATES[spec]
     path = os.path.expanduser(spec)
     if not os.path.exists(path) and not spec.endswith(".json") and os.sep not in spec:
-        raise ConfigError(f"{where}={spec!r} is neither a file nor a built-in set{nearest(spec, TEMPLATES)}")
+        raise ConfigError(f"{where}={spec!r} is neither a file nor a built-in set{did_you_mean(spec, TEMPLATES)}")
     content = _read_json(path, where)
     if isinstance(content, dict) and list(content) == ["templates"]:
         content = content["templates"]
@@ -158,7 +157,7 @@ def _entries(path: str, content: Any, class_names: Sequence[str], source: str) -
     known = set(class_names)
     if unknown := [name for name in content if name not in known]:
         raise ConfigError(
-            f"'{path}': {source} has no class {_shown(unknown[0])}{nearest(unknown[0][:200], class_names)}"
+            f"'{path}': {source} has no class {_shown(unknown[0])}{did_you_mean(unknown[0][:200], class_names)}"
         )
     if missing := [name for name in class_names if name not in content]:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -172,7 +171,7 @@ def _class_name(path: str, entry: Any, own: ClassName) -> ClassName:
         raise ConfigError(f'\'{path}\': a class is a name or {{"name": ..., "context": ...}}, got {_shown(entry)}')
     if unknown := fields.keys() - {"name", "context"}:
         raise ConfigError(
-            f"'{path}': a class has no {_shown(min(unknown))}{nearest(min(unknown)[:200], ('name', 'context'))}"
+            f"'{path}': a class has no {_shown(min(unknown))}{did_you_mean(min(unknown)[:200], ('name', 'context'))}"
         )
     if any(len(value) > limits.CLASS_NAME_CHARACTERS for value in fields.values()):
         raise ConfigError(f"'{path}': a class's name has at most {limits.CLASS_NAME_CHARACTERS:,} characters")

@@ -1,18 +1,17 @@
 """How well a masked autoencoder fills in what it cannot see: a number and a picture, on a fixed set of images."""
 
-import sys
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vision_jax.data import open_source
-from vision_jax.data.decoding import BrokenImage, decode, reason
 from vision_jax.data.images import eval_transform
+from vision_jax.data.reading import PictureReader, read
 from vision_jax.errors import ConfigError
+from vision_jax.evaluation.evaluation import Evaluation
 from vision_jax.evaluation.features import in_chunks
-from vision_jax.files import printable
 from vision_jax.models.inference import reconstruct
 from vision_jax.ops.patches import as_pair, grid_of, unpatchify
 
@@ -21,27 +20,25 @@ TILE = 96  # pixels a side that a picture of the grid has at least
 
 
 class ReconstructionEvaluator:
-    """PSNR of the hidden pixels over the first `examples` readable images of `config.data.eval`, and a grid of a few.
+    """PSNR of the hidden pixels over the first `examples` readable images of the source, and a grid of a few.
 
     Which patches are hidden is fixed, too, so that numbers and pictures of different steps compare.
     """
 
     metrics = ("psnr",)
 
-    def __init__(self, task, config, mesh):
-        section = config.evals.reconstruction
-        if section.examples < 1 or not 0 <= section.pictures <= section.examples:
+    def __init__(self, at: Evaluation, *, examples: int, pictures: int):
+        if examples < 1 or not 0 <= pictures <= examples:
             raise ConfigError(
-                f"config.evals.reconstruction needs examples >= 1 and pictures from 0 to examples, got {section.examples} and {section.pictures}"
+                f"{at.key} needs examples >= 1 and pictures from 0 to examples, got {examples} and {pictures}"
             )
-        self.mesh, self.pictures = mesh, section.pictures
-        source = open_source(config.data.eval, tfds_dir=config.data.tfds_dir)
-        self.images = readable_images(source, eval_transform(config.data), section.examples)
+        self.mesh, self.pictures, task, config = at.mesh, pictures, at.task, at.config
+        self.images = readable_images(at.source, eval_transform(config.data), examples)
         self.noise = fixed_noise(task.model, self.images)
         self.rows = config.evals.batch_size or config.batch_size
         self.step = jax.jit(
             lambda variables, images, noise: views(task, variables, images, noise),
-            out_shardings=NamedSharding(mesh, PartitionSpec()),
+            out_shardings=NamedSharding(at.mesh, PartitionSpec()),
         )
 
     def run(self, variables: dict) -> dict:
@@ -64,17 +61,9 @@ def readable_images(source, transform, count: int) -> np.ndarray:
 
     Those that cannot are named on stderr. Raises ConfigError where none can.
     """
-    images = []
-    for i in range(len(source)):
-        if len(images) == count:
-            break
-        name = f"example {i}"
-        try:
-            example = source[i]
-            name = example["name"]
-            images.append(transform(decode(example["image"], transform.memory)))
-        except (OSError, BrokenImage) as error:
-            print(f"skipping broken image {printable(name)}: {reason(error)}", file=sys.stderr)
+    reader = PictureReader(transform)
+    readable = (row["image"] for id in range(len(source)) if (row := read(source, id, reader)))
+    images = list(itertools.islice(readable, count))
     if not images:
         raise ConfigError("none of the images to reconstruct can be read")
     return np.stack(images)

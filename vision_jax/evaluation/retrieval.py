@@ -1,6 +1,5 @@
 """Which texts a picture finds, and which picture a text, among all those of a source."""
 
-import functools
 import math
 
 import jax
@@ -8,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from vision_jax.data import open_source
 from vision_jax.data.decoding import BrokenImage, reason
 from vision_jax.errors import ConfigError
-from vision_jax.evaluation.features import every_row, in_chunks, row_step
-from vision_jax.evaluation.knn import SCRATCH, nearest
+from vision_jax.evaluation.evaluation import Evaluation
+from vision_jax.evaluation.examples import every_example, every_row
+from vision_jax.evaluation.features import in_chunks, in_order, labelled_rows
+from vision_jax.evaluation.knn import SCRATCH, nearest_neighbors
 from vision_jax.evaluation.texts import TextEmbedder
 from vision_jax.ops.sharding import BATCH_AXES
 
@@ -20,7 +20,7 @@ TOPS = (1, 5, 10)
 
 
 class RetrievalEvaluator:
-    """Recall at 1, 5 and 10 both ways: `retrieval_i2t_r1`, ..., `retrieval_t2i_r10`, and `retrieval_examples`.
+    """Recall at 1, 5 and 10 both ways: `i2t_r1`, ..., `t2i_r10`, and `examples`.
 
     Image to text: the share of pictures with any caption of their own among the k captions most similar to them. Text
     to image: the share of captions whose own picture is among the k most similar. Pictures that cannot be read or have
@@ -28,29 +28,28 @@ class RetrievalEvaluator:
     of all and never right. Where the source has no more than k captions, or pictures, there is no recall at k.
     """
 
-    def __init__(self, task, config, mesh):
-        self.config, self.mesh = config, mesh
-        self.spec = config.evals.retrieval.source or config.data.eval
-        self.source = open_source(self.spec, tfds_dir=config.data.tfds_dir)
-        captions, self.owners = every_caption(self.source, self.spec)
+    def __init__(self, at: Evaluation):
+        self.at, self.source = at, at.source
+        captions, self.owners = every_caption(self.source, at)
         pictures = len(np.unique(self.owners))
         if pictures < 2:
-            raise ConfigError(f"config.evals.retrieval needs two pictures with captions, {self.spec!r} has {pictures}")
+            raise ConfigError(f"{at.key} needs two pictures with captions, {at.spec!r} has {pictures}")
         self.tops = {"i2t": [k for k in TOPS if k < len(captions)], "t2i": [k for k in TOPS if k < pictures]}
-        self.metrics = (*(f"retrieval_{way}_r{k}" for way in self.tops for k in self.tops[way]), "retrieval_examples")
-        self.step = row_step(task, "image_embeddings", mesh)
-        self.texts = TextEmbedder(task, config, mesh, captions)
+        self.metrics = (*(f"{way}_r{k}" for way in self.tops for k in self.tops[way]), "examples")
+        embed = at.task.image_embeddings
+        self.rows = every_row(lambda variables, batch: labelled_rows(embed(variables, batch), batch), at.mesh)
+        self.texts = TextEmbedder(at.task, at.config, at.mesh, captions)
         rows, chunks = PartitionSpec(BATCH_AXES), PartitionSpec(None, BATCH_AXES)
         sharded = jax.shard_map(
-            count_found, mesh=mesh, in_specs=(rows, rows, chunks, chunks), out_specs=PartitionSpec()
+            count_found, mesh=at.mesh, in_specs=(rows, rows, chunks, chunks), out_specs=PartitionSpec()
         )
         self.count = jax.jit(sharded)
 
     def run(self, variables: dict) -> dict[str, float]:
-        images, _, ids = every_row(functools.partial(self.step, variables), self.source, self.config, self.mesh)
+        images, _, ids = in_order(self.rows(variables, every_example(self.source, self.at.config, self.at.mesh)))
         with_caption, readable = np.isin(ids, self.owners), np.isin(self.owners, ids)
         if not readable.any():
-            raise ConfigError(f"none of the images of {self.spec!r} that have captions can be read")
+            raise ConfigError(f"none of the images of {self.at.spec!r} that have captions can be read")
         pictures = images[with_caption], ids[with_caption]
         texts = self.texts(variables)[readable], self.owners[readable]
         recall = {"i2t": self.recall(pictures, texts), "t2i": self.recall(texts, pictures)}
@@ -63,11 +62,11 @@ class RetrievalEvaluator:
         Both are embeddings float32[n, E] and owners int32[n].
         """
         count = len(queries[1])
-        ways = math.prod(self.mesh.shape[axis] for axis in BATCH_AXES)
+        ways = math.prod(self.at.mesh.shape[axis] for axis in BATCH_AXES)
         rows = SCRATCH // -(-count // ways)
         found = self.count(
-            *(in_chunks(part, count, self.mesh, fill=-1)[0] for part in queries),
-            *(in_chunks(part, rows, self.mesh, fill=-1) for part in bank),
+            *(in_chunks(part, count, self.at.mesh, fill=-1)[0] for part in queries),
+            *(in_chunks(part, rows, self.at.mesh, fill=-1) for part in bank),
         )
         return [int(hits) / count for hits in found]
 
@@ -75,15 +74,15 @@ class RetrievalEvaluator:
 def count_found(queries, owners, bank, bank_owners) -> jax.Array:
     """int32[3]: how many queries of all devices have one of their owner's among the first 1, 5 and 10 of the bank.
 
-    Within shard_map over the batch axes, arrays as `nearest` takes them; queries float[q, E] and owners int32[q]
+    Within shard_map over the batch axes, arrays as `nearest_neighbors` takes them; queries float[q, E] and owners int32[q]
     (-1: padding) are a device's own.
     """
-    similarity, found = nearest(queries, bank, bank_owners, max(TOPS))
+    similarity, found = nearest_neighbors(queries, bank, bank_owners, max(TOPS))
     right = (found == owners[:, None]) & jnp.isfinite(similarity)
     return jax.lax.psum(jnp.stack([right[:, :k].any(1).sum() for k in TOPS]), BATCH_AXES)
 
 
-def every_caption(source, spec) -> tuple[list[str], np.ndarray]:
+def every_caption(source, at: Evaluation) -> tuple[list[str], np.ndarray]:
     """All captions of a source, and for each the index int32 of its example; pictures are not decoded.
 
     Examples that cannot be read have none. Raises ConfigError where the source is not one of captions.
@@ -97,8 +96,8 @@ def every_caption(source, spec) -> tuple[list[str], np.ndarray]:
             continue
         if "captions" not in example:
             raise ConfigError(
-                f"config.evals.retrieval needs captions, and {spec!r} has none (sentences made of class names, which"
-                " many pictures share, do not serve: see evals.zero_shot)"
+                f"{at.key} needs captions, and {at.spec!r} has none (sentences made of class names, which many pictures"
+                " share, do not serve: see evals.zero_shot)"
             )
         captions += example["captions"]
         owners += [id] * len(example["captions"])

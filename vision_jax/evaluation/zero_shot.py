@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vision_jax.data import open_source
 from vision_jax.errors import ConfigError
+from vision_jax.evaluation.evaluation import Evaluation
 from vision_jax.evaluation.examples import every_example
+from vision_jax.evaluation.learned_classes import labelled
 from vision_jax.evaluation.prompts import check_templates, class_prompts, open_classes, open_templates
 from vision_jax.evaluation.texts import TextEmbedder
 from vision_jax.evaluation.told import tell_once
@@ -15,41 +16,35 @@ from vision_jax.ops.losses import topk_correct, tops
 
 
 class ZeroShotEvaluator:
-    """The share of pictures whose class has the most similar text: `zero_shot_top1`, `zero_shot_top5`.
+    """The share of pictures whose class has the most similar text: `top1`, `top5`.
 
     A class's embedding is the mean of those of its prompts, of length 1 each and again of length 1 itself. Equal
     similarities are ordered by class, as those of two classes of one name are. With five classes or fewer there is no
     top 5.
     """
 
-    def __init__(self, task, config, mesh):
-        c = config.evals.zero_shot
-        self.config, self.mesh = config, mesh
-        self.spec = c.source or config.data.eval
-        self.source = open_source(self.spec, tfds_dir=config.data.tfds_dir)
-        if self.source.num_classes == 0:
-            raise ConfigError(
-                f"config.evals.zero_shot needs pictures with classes, and {self.spec!r} has none; set evals.zero_shot.source"
-            )
+    def __init__(self, at: Evaluation, *, classes: str, templates: str | tuple):
+        self.at, task = at, at.task
+        self.source = labelled(at)
         if len(self.source.class_names) != self.source.num_classes:
-            raise ConfigError(f"{self.spec!r} does not name its {self.source.num_classes} classes: not for zero_shot")
-        classes = open_classes(c.classes, self.source.class_names, repr(self.spec))
-        if c.templates and isinstance(c.templates, str):
-            templates = open_templates(c.templates)
-        elif c.templates:
-            templates = check_templates(c.templates, "config.evals.zero_shot.templates")
+            raise ConfigError(f"{at.spec!r} does not name its {self.source.num_classes} classes: not for {at.key}")
+        classes = open_classes(classes, self.source.class_names, repr(at.spec))
+        if templates and isinstance(templates, str):
+            templates = open_templates(templates)
+        elif templates:
+            templates = check_templates(templates, f"{at.key}.templates")
         else:
-            templates = check_templates(config.data.templates or ("{}",), "config.data.templates")
+            templates = check_templates(at.config.data.templates or ("{}",), "config.data.templates")
         prompts = class_prompts(templates, classes)
-        self.texts = TextEmbedder(task, config, mesh, [prompt for each in prompts for prompt in each])
+        self.texts = TextEmbedder(task, at.config, at.mesh, [prompt for each in prompts for prompt in each])
         # Classes whose prompts read alike share one column of similarities: rounding must not tell them apart.
         same = self.texts.distinct.reshape(len(classes), len(templates))
         _, self.first, column = np.unique(same, axis=0, return_index=True, return_inverse=True)
         self.column = column.reshape(-1)
         self.tell_of_ties(prompts)
         self.tops = tops(len(classes))
-        self.metrics = tuple(f"zero_shot_top{top}" for top in self.tops)
-        self.replicated = NamedSharding(mesh, PartitionSpec())
+        self.metrics = tuple(f"top{top}" for top in self.tops)
+        self.replicated = NamedSharding(at.mesh, PartitionSpec())
 
         def count(variables, classes, batch):
             images = task.image_embeddings(variables, batch)  # [B, E]
@@ -63,11 +58,11 @@ class ZeroShotEvaluator:
         distinct = self.class_embeddings(variables)[self.first]
         classes = jax.make_array_from_callback(distinct.shape, self.replicated, distinct.__getitem__)
         counts = jnp.zeros(1 + len(self.tops), jnp.int32, device=self.replicated)
-        for batch in every_example(self.source, self.config, self.mesh):
+        for batch in every_example(self.source, self.at.config, self.at.mesh):
             counts = counts + self.count(variables, classes, batch)
         total, *correct = jax.device_get(counts).tolist()
         if not total:
-            raise ConfigError(f"none of the images of {self.spec!r} can be read")
+            raise ConfigError(f"none of the images of {self.at.spec!r} can be read")
         return {name: value / total for name, value in zip(self.metrics, correct, strict=True)}
 
     def class_embeddings(self, variables: dict) -> np.ndarray:
@@ -79,7 +74,7 @@ class ZeroShotEvaluator:
         later = np.flatnonzero(first < np.arange(len(first)))
         if len(later):
             tell_once(
-                f"zero_shot: {len(later)} classes of {self.spec!r} read like one before them, which goes first, such as"
+                f"{self.at.name}: {len(later)} classes of {self.at.spec!r} read like one before them, which goes first, such as"
                 f" {later[0]} like {first[later[0]]}: {prompts[later[0]][0]!r}"
             )
 

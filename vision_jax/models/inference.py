@@ -13,12 +13,17 @@ def encode(model, variables: dict, images) -> jax.Array:
     """Features float32[B, D] of images float[B, H, W, C], already normalised: what a classifier's head would see.
 
     Parameters of a head among the variables do no harm. `variables` of an MAE give its encoder's, nothing masked;
-    those of a CLIP its image tower's, before the projection.
+    those of a CLIP its image tower's, before the projection. Raises ConfigError for a model without `num_classes`, of
+    which 0 asks for features.
     """
     if isinstance(model, CLIP):
         return model.apply(variables, images, method=CLIP.image_features)
     if isinstance(model, MAE):
         return model.apply(variables, images, method=MAE.encode)
+    if not hasattr(model, "num_classes"):
+        raise ConfigError(
+            f"{type(model).__name__} has no field 'num_classes', of which 0 would ask for features [B, D] instead of outputs"
+        )
     return model.clone(num_classes=0).apply(variables, images)
 
 
@@ -33,7 +38,7 @@ def reconstruct(model, variables: dict, images, noise=None, seed: int = 0) -> tu
     return model.apply(variables, images, noise, rngs={"masking": jax.random.key(seed)}, method=MAE.reconstruct)
 
 
-def init_variables(model, image_size: tuple[int, int]) -> dict:
+def model_variables(model, image_size: tuple[int, int]) -> dict:
     """What `model.init` gives for images of `image_size` (height, width), whatever else the model takes; seed 0."""
     inputs = [jnp.zeros((1, *image_size, 3))]
     if isinstance(model, CLIP):
@@ -43,12 +48,12 @@ def init_variables(model, image_size: tuple[int, int]) -> dict:
 
 
 def variable_shapes(model, image_size: tuple[int, int]) -> dict:
-    """The variables of `init_variables` as jax.ShapeDtypeStructs; nothing is computed."""
+    """The variables of `model_variables` as jax.ShapeDtypeStructs; nothing is computed."""
     if getattr(model, "scan", True):
-        return jax.eval_shape(lambda: init_variables(model, image_size))
+        return jax.eval_shape(lambda: model_variables(model, image_size))
     scanned = model.clone(scan=True)  # one block is traced instead of all
 
     def unrolled():
-        return {name: unstack_blocks(tree) for name, tree in init_variables(scanned, image_size).items()}
+        return {name: unstack_blocks(tree) for name, tree in model_variables(scanned, image_size).items()}
 
     return jax.eval_shape(unrolled)

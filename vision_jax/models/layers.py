@@ -9,8 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vision_jax.config import nearest
-from vision_jax.errors import ConfigError
+from vision_jax.errors import ConfigError, did_you_mean
 from vision_jax.ops.attention import attention, attention_weights
 from vision_jax.ops.layer_norm import layer_norm
 from vision_jax.ops.patches import embed_patches
@@ -32,7 +31,7 @@ def choose(field: str, value: str, known) -> str:
     """`value`; raises ConfigError naming the field and the nearest choice where it is not one of `known`."""
     if value not in known:
         raise ConfigError(
-            f"model field '{field}' is {value!r}, not one of {', '.join(known)}{nearest(str(value), known)}"
+            f"model field '{field}' is {value!r}, not one of {', '.join(known)}{did_you_mean(str(value), known)}"
         )
     return value
 
@@ -151,12 +150,7 @@ class Attention(nn.Module):
         width = x.shape[-1]
         if width % self.num_heads:
             raise ConfigError(f"width={width} is not a multiple of num_heads={self.num_heads}")
-        dense = functools.partial(
-            nn.Dense,
-            width,
-            dtype=self.dtype,
-            dot_general=dense_product,
-        )
+        dense = functools.partial(nn.Dense, width, dtype=self.dtype, dot_general=dense_product)
         init = initializers(self.weight_init)
         q, k, v = (
             dense(use_bias=self.qkv_bias, kernel_init=init.qkv, name=name)(tokens).reshape(

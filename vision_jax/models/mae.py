@@ -143,7 +143,7 @@ class MAE(nn.Module):
         if noise is None:
             noise = jax.random.uniform(self.make_rng("masking"), patches.shape[:2])
         kept, restore, mask = random_masking(noise, self.mask_ratio)
-        latent = self.encoder.encode(self.encoder.add_prefix(take_tokens(patches, kept), cls_position))
+        latent = self.encoder.apply_blocks(self.encoder.add_prefix(take_tokens(patches, kept), cls_position))
         return self.decoder(latent, restore, self.encoder.grid(images.shape[1:3])), mask
 
     def encode(self, images):

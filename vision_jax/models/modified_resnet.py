@@ -12,15 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from vision_jax.errors import ConfigError
-from vision_jax.models.layers import (
-    REMAT,
-    attend,
-    choose,
-    head_initializer,
-    normal_by_width,
-    torch_bias,
-    torch_kernel,
-)
+from vision_jax.models.layers import REMAT, attend, choose, head_initializer, normal_by_width, torch_bias, torch_kernel
 from vision_jax.ops.attention import IMPLEMENTATIONS
 from vision_jax.ops.platform import dense_product
 from vision_jax.ops.resampling import resize_posemb

@@ -1,16 +1,13 @@
 """Models by name. A family is a module's class; a name is a family and the fields in which it differs from the class."""
 
 import dataclasses
-import importlib
+import fnmatch
 import math
-import types
-import typing
 from collections.abc import Mapping
 from typing import Any
 
-from vision_jax import limits
-from vision_jax.config import nearest
-from vision_jax.errors import ConfigError
+from vision_jax import limits, parts
+from vision_jax.errors import ConfigError, did_you_mean
 from vision_jax.values import shown
 
 FAMILIES = {
@@ -134,17 +131,18 @@ MODELS = {
 }
 
 
-def list_models() -> list[str]:
-    """Every name that `create_model` knows, sorted."""
-    return sorted(MODELS)
+def list_models(pattern: str = "*") -> list[str]:
+    """Every name that `create_model` knows and that matches a pattern such as "swin*", sorted."""
+    return sorted(fnmatch.filter(MODELS, pattern))
 
 
 def create_model(name: str, **overrides):
     """The flax.linen.Module of that name, with any field overridden; lists count as tuples.
 
-    A family's name stands for its module with all defaults. A mapping is merged over the registered one; those fields
-    of an image tower are dropped, though, where `image_tower` is given: another tower begins with its own. Raises
-    ConfigError for an unknown name or field, naming the nearest, and for a value that cannot work.
+    A family's name stands for its module with all defaults, "package.module:Attribute" for one's own: a class, or a function
+    that returns a module. A mapping is merged over the registered one; those fields of an image tower are dropped, though,
+    where `image_tower` is given: another tower begins with its own. Raises ConfigError for an unknown name or field, naming
+    the nearest, and for a value that cannot work.
     """
     module, fields = module_of(name, overrides)
     try:
@@ -155,69 +153,41 @@ def create_model(name: str, **overrides):
         raise ConfigError(f"model '{name}' with {shown(dict(overrides))}: {type(error).__name__}: {error}") from error
 
 
-def module_of(name: str, overrides: Mapping) -> tuple[type, dict[str, Any]]:
+def module_of(name: str, overrides: Mapping) -> tuple[Any, dict[str, Any]]:
     """The class of the model of that name and its checked fields, of which `create_model` makes the model."""
-    known = model_fields(name)
-    family, fields = _registered(name)
+    module, fields = _registered(name)
     if "image_tower" in overrides:
         fields = {field: value for field, value in fields.items() if field != "image"}
-    hints = typing.get_type_hints(_load(family))
-    for field, value in overrides.items():
-        if field not in known:
-            raise ConfigError(f"model '{name}' has no field '{field}'{nearest(field, known)}")
-        value = _checked(f"model field '{field}'", hints[field], _frozen(value))
+    given = parts.checked_fields(f"model '{name}'", module, overrides)
+    for field, value in given.items():
+        _check_range(field, value)
         fields = {**fields, field: {**fields.get(field, {}), **value} if isinstance(value, Mapping) else value}
-    return _load(family), fields
+    return module, fields
 
 
 def model_fields(name: str) -> dict[str, Any]:
     """Every field of that model and its default. Raises ConfigError for an unknown name, naming the nearest."""
-    family, fields = _registered(name)
-    defaults = {f.name: f.default for f in dataclasses.fields(_load(family)) if f.name not in ("parent", "name")}
-    return {**defaults, **fields}
+    module, fields = _registered(name)
+    return {**{field: default for field, (_, default) in parts.fields_of(module).items()}, **fields}
 
 
-def _registered(name: str) -> tuple[str, dict[str, Any]]:
-    """Family and fields of a model's name; a family's own name has no fields."""
-    if name not in MODELS and name not in FAMILIES:
-        raise ConfigError(f"unknown model '{name}'{nearest(name, MODELS)}")
-    return MODELS.get(name, (name, {}))
+def _registered(name: str) -> tuple[Any, dict[str, Any]]:
+    """What makes the model of a name, and its fields; a family's own name has none."""
+    family, fields = MODELS.get(name, (name, {}))
+    if family not in FAMILIES and ":" not in family:
+        raise ConfigError(f"unknown model '{name}'{did_you_mean(name, MODELS)}")
+    module = parts.find("config.model.name", family, FAMILIES)
+    if dataclasses.is_dataclass(module) and not isinstance(module, type):  # a module itself
+        module, fields = type(module), {field: getattr(module, field) for field in parts.fields_of(type(module))}
+    return module, fields
 
 
-def _load(family: str):
-    module, name = FAMILIES[family].split(":")
-    return getattr(importlib.import_module(module), name)
-
-
-def _checked(what: str, hint: Any, value: Any) -> Any:
-    """`value`, an int as a float where `hint` asks for one; ConfigError where it is of none of the hinted types."""
-    if hint is Any:
-        return value
-    hints = typing.get_args(hint) if _is_union(hint) else (hint,)
-    kinds = {typing.get_origin(kind) or kind: typing.get_args(kind) for kind in hints}
-    if float in kinds and int not in kinds and type(value) is int:
-        value = float(value)
-    if type(value) not in kinds and not (Mapping in kinds and isinstance(value, Mapping)):
-        names = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
-        raise ConfigError(f"{what} must be {names}, got {type(value).__name__} {shown(value)}")
-    if type(value) is tuple and kinds[tuple]:
-        return _checked_items(what, kinds[tuple], value)
-    _check_range(what, value)
-    return value
-
-
-def _checked_items(what: str, kinds: tuple, value: tuple) -> tuple:
-    """A tuple as `tuple[int, ...]` or `tuple[int, int]` asks for, of which `kinds` are the arguments."""
-    if kinds[-1] is ...:
-        kinds = (kinds[0],) * len(value)
-    if len(kinds) != len(value):
-        raise ConfigError(f"{what} takes {len(kinds)} numbers, got {shown(value)}")
-    return tuple([_checked(what, kind, item) for kind, item in zip(kinds, value, strict=True)])
-
-
-def _check_range(what: str, value: Any) -> None:
+def _check_range(field: str, value: Any) -> None:
     """Raises ConfigError for a number that no model can have: sizes from 1 on, shares below 1."""
-    field = what.split("'")[1]
+    what = f"model field '{field}'"
+    if isinstance(value, tuple):
+        for item in value:
+            _check_range(field, item)
     if type(value) is int:
         least = 0 if field in _MAY_BE_ZERO else 1
         most = limits.MODEL_DEPTH if field in _COUNT_BLOCKS else limits.MODEL_SIZE
@@ -229,13 +199,3 @@ def _check_range(what: str, value: Any) -> None:
         raise ConfigError(f"{what} must lie in [0, 1), got {value}")
     if type(value) is float and field in ("norm_eps", "mlp_ratio") and not 0 < value < limits.MODEL_SIZE:
         raise ConfigError(f"{what} must be positive, got {value}")
-
-
-def _is_union(hint: Any) -> bool:
-    return typing.get_origin(hint) in (typing.Union, types.UnionType)
-
-
-def _frozen(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _frozen(item) for name, item in value.items()}
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value

@@ -60,7 +60,7 @@ class TextTransformer(nn.Module):
         nn.share_scope(self, self.transformer)
 
     def __call__(self, tokens, train: bool = False):
-        x = self.encode(tokens, train)
+        x = self.apply_blocks(tokens, train)
         if self.pool == "last":
             return x[:, -1].astype(jnp.float32)
         return take_tokens(x, jnp.argmax(tokens, axis=-1, keepdims=True))[:, 0].astype(jnp.float32)
@@ -75,7 +75,7 @@ class TextTransformer(nn.Module):
         x = jnp.take(replicate(self.token_embedding), tokens, axis=0) + self.pos_embed[:length]
         return pin_batch(x.astype(self.dtype))
 
-    def encode(self, tokens, train: bool = False):
+    def apply_blocks(self, tokens, train: bool = False):
         """The normalised last layer at every token, [B, L, width]."""
         x, length = self.embed(tokens), tokens.shape[1]
         mask = jnp.tril(jnp.ones((length, length), bool)) if self.causal else None

@@ -1,6 +1,6 @@
 """The Vision Transformer (Dosovitskiy et al., 2021), and the hybrid that cuts a ResNet's features into patches.
 
-Defaults are those of google-research/vision_transformer. `embed`, `encode` and `pool_tokens` are methods of their own
+Defaults are those of google-research/vision_transformer. `embed`, `apply_blocks` and `pool_tokens` are methods of their own
 for models that use the encoder otherwise: `model.apply(variables, images, method=ViT.embed)`.
 """
 
@@ -197,7 +197,7 @@ class ViT(nn.Module):
         nn.share_scope(self, self.transformer)
 
     def __call__(self, images, train: bool = False):
-        x = self.pool_tokens(self.encode(self.embed(images, train), train))
+        x = self.pool_tokens(self.apply_blocks(self.embed(images, train), train))
         if self.representation_size:
             x = jnp.tanh(self.pre_logits(x))
         if not self.num_classes:
@@ -229,7 +229,7 @@ class ViT(nn.Module):
         x = self.dropout(self.add_prefix(*self.embed_patches(images)), deterministic=not train)
         return self.norm_pre(x) if self.pre_norm else x
 
-    def encode(self, tokens, train: bool = False):
+    def apply_blocks(self, tokens, train: bool = False):
         """All blocks and the final norm: [B, M, D] to [B, M, D], for any number of tokens."""
         x = self.transformer(tokens, train=train)
         return x if self.norm_pooled else self.norm(x)

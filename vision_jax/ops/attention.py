@@ -6,8 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from vision_jax.config import nearest
-from vision_jax.errors import ConfigError
+from vision_jax.errors import ConfigError, did_you_mean
 from vision_jax.ops.platform import on_cpu
 
 IMPLEMENTATIONS = ("xla",)
@@ -24,7 +23,7 @@ def attention(
     where `dropout_rng` is given. Raises ConfigError for an unknown `impl`.
     """
     if impl not in IMPLEMENTATIONS:
-        raise ConfigError(f"unknown attention_impl {impl!r}{nearest(str(impl), IMPLEMENTATIONS)}")
+        raise ConfigError(f"unknown attention_impl {impl!r}{did_you_mean(str(impl), IMPLEMENTATIONS)}")
     drop = functools.partial(_dropout, rng=dropout_rng if dropout_rate > 0.0 else None, rate=dropout_rate)
     return (heads_in_front if on_cpu() else heads_in_place)(_scaled(q, scale), k, v, bias, mask, drop)
 

@@ -35,7 +35,12 @@ def softmax_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def sigmoid_cross_entropy(
-    logits: jax.Array, targets: jax.Array, *, threshold: float = -1.0, sum_classes: bool = True
+    logits: jax.Array,
+    targets: jax.Array,
+    *,
+    threshold: float = -1.0,
+    sum_classes: bool = True,
+    positive_weights: jax.Array | float = 1.0,
 ) -> jax.Array:
     """Binary cross-entropy of every class against all others.
 
@@ -45,6 +50,7 @@ def sigmoid_cross_entropy(
         threshold: targets above it become 1, all others 0, after smoothing and mixing, as in timm's BinaryCrossEntropy
             ("ResNet strikes back", https://arxiv.org/abs/2110.00476, and DeiT III); below 0: targets stay as they are.
         sum_classes: sum over the classes, as big_vision does; False: mean, as torch does.
+        positive_weights: of the positive terms, one for all classes or [K], as torch's pos_weight.
 
     Returns:
         float32 [B], in nats.
@@ -52,7 +58,7 @@ def sigmoid_cross_entropy(
     logits, targets = logits.astype(jnp.float32), targets.astype(jnp.float32)
     if threshold >= 0:
         targets = (targets > threshold).astype(jnp.float32)
-    losses = -targets * jax.nn.log_sigmoid(logits) - (1.0 - targets) * jax.nn.log_sigmoid(-logits)
+    losses = -positive_weights * targets * jax.nn.log_sigmoid(logits) - (1.0 - targets) * jax.nn.log_sigmoid(-logits)
     return losses.sum(-1) if sum_classes else losses.mean(-1)
 
 

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from vision_jax.config import nearest
-from vision_jax.errors import ConfigError
+from vision_jax.errors import ConfigError, did_you_mean
 
 
 def resize_posemb(
@@ -30,7 +29,7 @@ def resize_grid(table, old_grid: tuple[int, int], new_grid: tuple[int, int], met
       with the step where the new grid is smaller.
     """
     if method not in METHODS:
-        raise ConfigError(f"unknown resampling method {method!r}{nearest(method, METHODS)}")
+        raise ConfigError(f"unknown resampling method {method!r}{did_you_mean(method, METHODS)}")
     table, (height, width) = np.asarray(table), old_grid
     if table.shape[-2] != height * width:
         raise ConfigError(f"a table of {table.shape[-2]} rows does not lie on a grid of {height} x {width}")

@@ -37,3 +37,8 @@ def replicate(x: jax.Array) -> jax.Array:
     For a sharded table before rows are looked up in it: otherwise the rows of the whole batch may move instead.
     """
     return jax.lax.with_sharding_constraint(x, PartitionSpec()) if _auto_axes() else x
+
+
+def micro_batches(x: jax.Array, parts: int) -> jax.Array:
+    """[B, ...] -> [parts, B / parts, ...]; example i goes to part i mod `parts`: each device keeps its own examples."""
+    return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)

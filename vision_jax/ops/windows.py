@@ -81,19 +81,11 @@ def region_mask(regions: np.ndarray) -> jax.Array:
     return numbers[..., :, None] == numbers[..., None, :]
 
 
-def relative_position_index(window: Pair) -> np.ndarray:
-    """int32[N, N] of the rows that pairs of tokens (query, key) take from the official table of (2p-1)(2q-1) rows."""
-    rows, columns = np.indices(window).reshape(2, -1)
-    p, q = window
-    offset_rows, offset_columns = (x[:, None] - x[None, :] for x in (rows, columns))
-    return ((offset_rows + p - 1) * (2 * q - 1) + offset_columns + q - 1).astype(np.int32)
-
-
 def relative_bias(table):
     """[2p-1, 2q-1, h], a value for each offset of query from key, to [h, N, N] for each pair of tokens, N = p * q.
 
-    The same as `table.reshape(-1, h)[relative_position_index((p, q))]` with the heads in front, but by shape changes
-    alone: a gather, and a scatter in its backward pass, would be slower on accelerators.
+    The official code looks the rows up by an index; here shape changes alone do it, since a gather, and a scatter in its
+    backward pass, would be slower on accelerators.
     """
     by_rows = _by_pairs(table)  # [p, p, 2q-1, h]
     by_both = _by_pairs(by_rows.transpose(2, 0, 1, 3))  # [q, q, p, p, h]: columns and rows of query and key

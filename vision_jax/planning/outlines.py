@@ -30,6 +30,10 @@ class Outline:
     def class_names(self) -> tuple[str, ...]:
         return tuple(f"class {i}" for i in range(self.num_classes))
 
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        return tuple(f"target {i}" for i in range(self.num_classes))
+
     def __len__(self) -> int:
         return self.examples
 
@@ -80,10 +84,10 @@ def _part(split: str, sizes: dict[str, int]) -> int | None:
         return None
     size = sizes[match[1]]
 
-    def place(end: str | None, default: int) -> int:
+    def bound(end: str | None, default: int) -> int:
         if not end:
             return default
         value = round(size * int(end[:-1]) / 100) if end.endswith("%") else int(end)
         return min(max(value + size if value < 0 else value, 0), size)
 
-    return max(place(match[3], size) - place(match[2], 0), 0)
+    return max(bound(match[3], size) - bound(match[2], 0), 0)

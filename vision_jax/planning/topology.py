@@ -4,8 +4,7 @@ import importlib.util
 import re
 from typing import NamedTuple
 
-from vision_jax.config import nearest
-from vision_jax.errors import ConfigError
+from vision_jax.errors import ConfigError, did_you_mean, not_installed
 
 # What keeps libtpu, which compiles for chips that are not there, from looking for any. To be set before it is loaded.
 ENVIRONMENT = {
@@ -62,7 +61,7 @@ def parse_topology(text: str) -> Topology:
         raise ConfigError(f"--topology must read such as v5e:16x16, v5e:16x16*2 (slices), cpu or gpu, got {text!r}")
     generation, shape, slices = match[1], tuple(map(int, match[2].split("x"))), int(match[3] or 1)
     if generation not in CHIPS:
-        raise ConfigError(f"--topology: no TPU {generation!r}{nearest(generation, CHIPS)}")
+        raise ConfigError(f"--topology: no TPU {generation!r}{did_you_mean(generation, CHIPS)}")
     example = _EXAMPLES[generation]
     if len(shape) != 1 + example.count("x") or min(*shape, slices) < 1:
         raise ConfigError(f"--topology: a slice of {generation} is such as {generation}:{example}, got {text!r}")
@@ -76,7 +75,7 @@ def tpu_devices(topology: Topology) -> list:
         ConfigError: libtpu is not installed, or there is no such topology.
     """
     if importlib.util.find_spec("libtpu") is None:
-        raise ConfigError('compiling for TPUs needs libtpu, which is not installed: pip install "vision_jax[tpu]"')
+        raise not_installed("compiling for TPUs", "libtpu", '"jax[tpu]"')
     from jax.experimental import topologies
 
     options: dict = {}

@@ -1,29 +1,22 @@
-"""What a model is trained to do.
+"""What a model is trained to do: see `tasks.task.Task`, from which every task descends."""
 
-A task is an object of pure functions, and the trainer knows no more of it than this:
-
-    init(rng, batch) -> variables
-    loss(variables, batch, rng, train) -> scalar, (updated_collections, metrics)    metrics: name -> (sum, count)
-    features(variables, batch) -> float32[B, D]                                     frozen features, in evaluation mode
-    evaluators(config) -> {name: how often}                                         names of vision_jax.evaluation
-    constrain(params) -> params                                                     after every update
-    separable: bool                                                                 see `tasks.task.Task`
-    class_names: (name, ...)                                                        of the model's outputs, if they have any
-
-`metrics["loss"]` is always there; its count is the number of valid examples that the scalar is the mean over.
-"""
-
-from vision_jax.tasks.classification import Classification
-from vision_jax.tasks.contrastive import Contrastive
-from vision_jax.tasks.masked_autoencoding import MaskedAutoencoding
+from vision_jax import parts
+from vision_jax.data.classes import Labels, labels_of
 
 TASKS = {
-    "classification": Classification,
-    "masked_autoencoding": MaskedAutoencoding,
-    "contrastive": Contrastive,
+    "classification": "vision_jax.tasks.classification:Classification",
+    "multi_label": "vision_jax.tasks.multi_label:MultiLabel",
+    "regression": "vision_jax.tasks.regression:Regression",
+    "masked_autoencoding": "vision_jax.tasks.masked_autoencoding:MaskedAutoencoding",
+    "contrastive": "vision_jax.tasks.contrastive:Contrastive",
 }
 
 
 def make_task(config, source):
-    """The task that `config.task` names, for the classes of a data `source`."""
-    return TASKS[config.task](config, source)
+    """The task that `config.task` names, for what a data `source`, or `Labels` themselves, say of labels."""
+    task = parts.find("config.task", config.task, TASKS)
+    fields = config.loss.own_fields
+    if config.task in TASKS:  # which read what their kin read, too
+        fields = {name: value for name, value in fields.items() if name in parts.fields_of(task)}
+    labels = source if isinstance(source, Labels) else labels_of(source)
+    return task(config, labels, **parts.checked_fields(f"config.loss: task '{config.task}'", task, fields))

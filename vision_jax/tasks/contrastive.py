@@ -1,20 +1,20 @@
 """Contrastive learning of pictures and texts (CLIP, Radford et al., 2021; SigLIP, Zhai et al., 2023)."""
 
 import math
-import operator
 
 import jax
 import jax.numpy as jnp
 
+from vision_jax.data.captions import TextReader, caption_tokens
+from vision_jax.data.reading import Field, transform_of
 from vision_jax.data.tokenizers import open_tokenizer
 from vision_jax.errors import ConfigError
 from vision_jax.models.clip import CLIP
-from vision_jax.models.inference import encode
 from vision_jax.ops.contrastive import sigmoid_contrastive_loss, softmax_contrastive_loss
-from vision_jax.ops.sharding import pin_batch
-from vision_jax.tasks.task import Task
+from vision_jax.ops.sharding import micro_batches, pin_batch
+from vision_jax.tasks.task import Task, refuse_augmentations
 
-NOT_READ = ("data.augment.mixup", "data.augment.cutmix", "data.augment.erase_prob", "loss.label_smoothing")
+NOT_READ = ("mixup", "cutmix", "erase_prob")
 MAX_LOG_SCALE = math.log(100.0)  # CLIP, section 2.5
 
 
@@ -29,14 +29,16 @@ class Contrastive(Task):
     """
 
     separable = False
+    evaluations = ("zero_shot", "retrieval", "knn", "linear_probe")
 
-    def __init__(self, config, source):
-        for key in NOT_READ:
-            if operator.attrgetter(key)(config):
-                raise ConfigError(f"config.{key} does not belong to contrastive learning: set it to 0")
+    def __init__(self, config, labels, *, name: str = "softmax", label_smoothing: float = 0.0):
+        refuse_augmentations(config, NOT_READ, "contrastive learning")
+        if label_smoothing > 0:
+            raise ConfigError("config.loss.label_smoothing does not belong to contrastive learning: set it to 0")
+        self.loss_name = name
         self.tokenizer = open_tokenizer(config.data.tokenizer, config.data.context_length)
         sizes = {"vocab_size": self.tokenizer.vocab_size, "context_length": self.tokenizer.context_length}
-        super().__init__(config, **sizes)
+        super().__init__(config, labels, **sizes)
         if not isinstance(self.model, CLIP):
             raise ConfigError(f"config.model.name={config.model.name!r} has no text tower (clip_*)")
         for field, size in sizes.items():
@@ -44,11 +46,19 @@ class Contrastive(Task):
                 raise ConfigError(
                     f"config.model.{field}={getattr(self.model, field)} is less than the {size} of data.tokenizer={config.data.tokenizer!r}"
                 )
-        if (self.model.logit_bias_init is None) != (config.loss.name == "softmax"):
+        if (self.model.logit_bias_init is None) != (name == "softmax"):
             raise ConfigError(
-                f"config.model.logit_bias_init={self.model.logit_bias_init} does not go with loss.name={config.loss.name!r}:"
+                f"config.model.logit_bias_init={self.model.logit_bias_init} does not go with loss.name={name!r}:"
                 " the sigmoid loss needs a number (SigLIP: -10), the softmax loss none"
             )
+
+    @property
+    def fields(self) -> dict:
+        return {**super().fields, "tokens": Field((self.config.data.context_length,), jnp.int32)}
+
+    def reader(self, source, train: bool):
+        data = self.config.data
+        return TextReader(transform_of(data, train), caption_tokens(data, source))
 
     def init(self, rng, batch: dict) -> dict:
         return self.model.init(rng, self.images(batch), batch["tokens"])
@@ -58,7 +68,7 @@ class Contrastive(Task):
         (image, text), updated = self.embed(variables, batch, rng, train)
         params, mask = variables["params"], batch["mask"]
         scale = jnp.exp(params["logit_scale"])
-        if self.config.loss.name == "softmax":
+        if self.loss_name == "softmax":
             losses = softmax_contrastive_loss(image, text, scale, mask)
         else:
             losses = sigmoid_contrastive_loss(image, text, scale, params["logit_bias"], mask)
@@ -88,22 +98,16 @@ class Contrastive(Task):
         if parts == 1:
             return part(collections, (batch["image"], batch["tokens"], rng))[::-1]
 
-        def divide(x):  # example i goes to part i mod n: each device keeps its own examples
-            return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
-
-        xs = divide(batch["image"]), divide(batch["tokens"]), None if rng is None else jax.random.split(rng, parts)
+        divided = (micro_batches(batch[name], parts) for name in ("image", "tokens"))
+        xs = *divided, None if rng is None else jax.random.split(rng, parts)
         collections, embeddings = jax.lax.scan(jax.checkpoint(part, prevent_cse=False), collections, xs)
         return tuple(pin_batch(x.swapaxes(0, 1).reshape(-1, x.shape[-1])) for x in embeddings), collections
 
     def constrain(self, params: dict) -> dict:
         """With the softmax loss the logit scale within 1 and 100, as open_clip keeps it; SigLIP's is free."""
-        if self.config.loss.name == "sigmoid":
+        if self.loss_name == "sigmoid":
             return params
         return {**params, "logit_scale": jnp.clip(params["logit_scale"], 0.0, MAX_LOG_SCALE)}
-
-    def features(self, variables: dict, batch: dict) -> jax.Array:
-        """What the image tower sees before the projection, float32[B, D]."""
-        return encode(self.model, variables, self.images(batch))
 
     def image_embeddings(self, variables: dict, batch: dict) -> jax.Array:
         """float32[B, E], of length 1."""
@@ -112,6 +116,3 @@ class Contrastive(Task):
     def text_embeddings(self, variables: dict, tokens: jax.Array) -> jax.Array:
         """float32[n, E], of length 1, of tokens int32[n, L]."""
         return self.model.apply(variables, tokens, normalize=True, method=CLIP.encode_text)
-
-    def evaluators(self, config) -> dict[str, str]:
-        return {name: config.evals[name].every for name in ("zero_shot", "retrieval", "knn", "linear_probe")}

@@ -6,10 +6,12 @@ was read is what was written (Orbax has no checksum of its own: a flipped byte r
 
 import contextlib
 import itertools
+import json
 import logging
 import math
 import pathlib
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -23,6 +25,7 @@ from vision_jax.training.orbax_noise import settle, without_orbax_noise
 from vision_jax.weights.work_folder import DamagedCheckpoint, checkpoint_steps, checksums, first_line, waiting_for_none
 
 log = logging.getLogger(__name__)
+BESIDE = "beside"  # in a checkpoint's metadata, what belongs to the state and is no array
 
 
 class Checkpoints:
@@ -46,6 +49,7 @@ class Checkpoints:
         self.keep, self.best, self.verify = max(keep, 1), best, verify
         self.sign = 1 if best_mode == "max" else -1
         self.values = dict(values or {})
+        self.beside: dict[str, Any] = {}  # what was saved beside the state that was restored
         self.last = -1  # the newest step that is saved, or being saved
         self.writing: tuple[int, Any] | None = None  # a step, and Orbax's answer about it
         self._orbax = None
@@ -69,15 +73,17 @@ class Checkpoints:
         self.values[step] = value
         return bool(from_first(before is None or self.sign * value > self.sign * self.values[before]))
 
-    def save(self, step: int, state: Any) -> None:
+    def save(self, step: int, state: Any, beside: dict[str, Any] | None = None) -> None:
         """Starts saving the state in the background; it may be donated at once. A step already saved is left alone.
 
+        beside: what belongs to it and is no array, as JSON, such as sums that are not reported yet.
         Raises RunError where this checkpoint, or the one before, cannot be written.
         """
         if step <= self.last:
             return
         self.wait()
-        about = {"checksums": checksums(state)}
+        beside = beside or {}
+        about = {"checksums": checksums(state) | {BESIDE: _checksum(beside)}, BESIDE: beside}
         with self._told(step):
             answer = self._checkpointer().save_async(step, state, force=True, custom_metadata=about)
         self.writing, self.last = (step, answer), step
@@ -107,12 +113,12 @@ class Checkpoints:
         older, problems = self.steps(), []
         while (step := from_first(older.pop() if older else -1)) >= 0:
             try:
-                state = self._read(step, abstract_state)
+                state, beside = self._read(step, abstract_state)
             except (DamagedCheckpoint, OtherStructure) as error:
                 problems.append((step, error))
                 continue
             self._set_aside(problems)
-            self.last = step
+            self.last, self.beside = step, beside
             return state
         if problems and not restart:
             raise self._none_whole(problems)
@@ -159,22 +165,24 @@ class Checkpoints:
                 " the same command continues once it can be"
             ) from error
 
-    def _read(self, step: int, abstract_state: Any) -> Any:
+    def _read(self, step: int, abstract_state: Any) -> tuple[Any, dict]:
         folder = self.folder / str(step)
         with whole_everywhere(), waiting_for_none():
             metadata = ocp.metadata(folder)
             saved = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(metadata.metadata)}
-            expected_sums = dict(metadata.custom_metadata["checksums"])
+            beside = dict(metadata.custom_metadata.get(BESIDE, {}))  # not in the checkpoints of old versions
+            expected_sums = {BESIDE: _checksum({})} | dict(metadata.custom_metadata["checksums"])
         check_structure(f"checkpoint {step} in {self.folder}", saved, abstract_state)
         with whole_everywhere(), waiting_for_none():
             state = ocp.load(folder, abstract_state)
         if self.verify:
-            wrong = [name for name, value in checksums(state).items() if value != expected_sums.get(name)]
+            sums = checksums(state) | {BESIDE: _checksum(beside)}
+            wrong = [name for name, value in sums.items() if value != expected_sums.get(name)]
             if wrong:
                 raise DamagedCheckpoint(f"{wrong[0]} does not have the checksum it was saved with")
         if int(state.step) != step:
             raise DamagedCheckpoint(f"it holds step {int(state.step)}")
-        return state
+        return state, beside
 
     def _set_aside(self, problems: list[tuple[int, Exception]]) -> None:
         for step, error in problems:
@@ -242,6 +250,10 @@ def check_structure(what: str, saved: dict[str, Any], abstract_state: Any) -> No
             )
     if extra := saved.keys() - wanted.keys():
         raise OtherStructure(f"{what} holds '{min(extra)}', which this config's model or optimizer does not have")
+
+
+def _checksum(beside: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(beside, sort_keys=True).encode())
 
 
 def _reason(error: BaseException) -> str:

@@ -5,9 +5,9 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from vision_jax.config import Section, leaves, nearest
+from vision_jax.config import Section, leaves
 from vision_jax.data.fingerprints import changes
-from vision_jax.errors import ConfigError
+from vision_jax.errors import ConfigError, did_you_mean
 from vision_jax.weights.work_folder import read_run_config, read_run_record
 
 # Keys and sections that may change between two starts, and why. docs/guarantees.md has the same table.
@@ -44,6 +44,7 @@ class Earlier(NamedTuple):
 
     config: Section
     class_names: tuple[str, ...]
+    target_names: tuple[str, ...]
     data: dict[str, Any]  # the fingerprint of the training data; {} where it was not kept
     accepted: tuple[dict, ...]
 
@@ -55,7 +56,7 @@ def read_earlier(workdir: pathlib.Path) -> Earlier | None:
     record = read_run_record(workdir)
     return Earlier(
         read_run_config(workdir),
-        tuple(record["derived"].get("class_names", ())),
+        *(tuple(record["derived"].get(key, ())) for key in ("class_names", "target_names")),
         record["derived"].get("data", {}),
         tuple(record["accepted"]),
     )
@@ -67,7 +68,7 @@ def check_accept(accept: Sequence[str], config: Section) -> None:
     known = {DATA, RESTART, *keys, *(key.rpartition(".")[0] for key in keys)} - {""}
     for word in accept:
         if word not in known and not word.startswith("model."):
-            raise ConfigError(f"--accept={word}: no such key{nearest(word, known)}")
+            raise ConfigError(f"--accept={word}: no such key{did_you_mean(word, known)}")
 
 
 def check_data(

@@ -15,7 +15,7 @@ from vision_jax.models.vit import ViT
 from vision_jax.ops.patches import as_pair
 from vision_jax.training.group_table import summarize_paths
 from vision_jax.weights.fitting import check_functions, check_windows, fit
-from vision_jax.weights.sources import Source, open_source
+from vision_jax.weights.sources import WeightsSource, open_weights
 
 TOWERS = ("image", "text")
 
@@ -42,7 +42,7 @@ class InitReport(NamedTuple):
         return "\n".join(lines)
 
 
-def open_init_source(spec: str, model, image_size) -> tuple[str, Source]:
+def open_init_source(spec: str, model, image_size) -> tuple[str, WeightsSource]:
     """(tower, source) of `config.init_from`: "SOURCE", or "image=SOURCE" and "text=SOURCE" for one tower of a CLIP alone.
 
     What a bare file leaves open, as the number of heads, is taken to be as in `model`, which shall start from it on images
@@ -53,7 +53,7 @@ def open_init_source(spec: str, model, image_size) -> tuple[str, Source]:
     wanted = _image_tower(model) if tower == "image" else model
     wishes = {field.name: getattr(wanted, field.name) for field in dataclasses.fields(wanted)}
     wishes |= {"image_size": image_size, "name": "vit" if isinstance(wanted, ViT) else None}
-    return tower, open_source(path, wishes=wishes)
+    return tower, open_weights(path, wishes=wishes)
 
 
 def init_from(spec: str, model, image_size, fresh: dict, class_names: Sequence[str] = ()) -> tuple[dict, InitReport]:

@@ -1,13 +1,15 @@
 """The one training loop, and evaluation alone."""
 
 import contextlib
+import dataclasses
 import pathlib
+import signal
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 
-from vision_jax.data import open_source
-from vision_jax.data.classes import Classes
+from vision_jax.config import to_dict
 from vision_jax.data.feed import device_batches, local_rows
 from vision_jax.data.pipeline import train_batches
 from vision_jax.errors import ConfigError, RunError, Stopped
@@ -18,31 +20,41 @@ from vision_jax.training.checkpoints import Checkpoints, check_structure
 from vision_jax.training.distributed import check_shared, from_first, is_writer
 from vision_jax.training.partitioning import make_mesh, replicated
 from vision_jax.training.profiling import Profiler
-from vision_jax.training.reporting import Reporter, is_picture
+from vision_jax.training.reporting import Means, Reporter, is_picture
 from vision_jax.training.setup import Setup, compile_step, init_variables, with_process_settings
-from vision_jax.training.start import check, describe, finished, first_state, locked, make_checkpoints
+from vision_jax.training.start import brief, check, describe, finished, first_state, locked, make_checkpoints
 from vision_jax.training.state import TrainState
+from vision_jax.training.step import COUNTERS
 from vision_jax.training.stopping import StopRequest
+from vision_jax.training.targets import Run, open_targets
 from vision_jax.training.throughput import Spans, peak_flops
-from vision_jax.weights.work_folder import class_names, first_line, load_variables, local_folder, locate
+from vision_jax.weights.work_folder import first_line, learned_labels, load_variables, local_folder, locate
 
 
 @with_process_settings
-def train(config, workdir: str | pathlib.Path, accept: Sequence[str] = ()) -> dict:
+def train(
+    config,
+    workdir: str | pathlib.Path,
+    accept: Sequence[str] = (),
+    callbacks: Sequence[Callable[[int, dict[str, float]], Any]] = (),
+    embedded: bool = False,
+) -> dict:
     """Trains what `config` describes in `workdir`, or goes on with the run there. Returns what summary.json holds.
 
     accept: changes since the run began that are wanted: keys or sections of the config, "data", "restart".
+    callbacks: each is called, in process 0, after every report and evaluation with its step and numbers.
+    embedded: in a notebook or a program of the caller's, which wants few words and outlives a signal.
     Raises ConfigError, within seconds and before anything is written, for what cannot run; RunError where something
     outside the config ends it, and Stopped where a signal does, with everything saved that could be.
     """
     spans, workdir = Spans(), local_folder(workdir)
-    with StopRequest() as stop, locked(workdir):
+    with StopRequest(embedded) as stop, locked(workdir):
         with spans("init"):
             check_shared(workdir)
             start = check(config, workdir, accept)
         setup, total = start.setup, start.setup.derived["steps"]["duration"]
         if is_writer():
-            print(describe(setup), flush=True)
+            print(brief(setup, workdir) if embedded else describe(setup), flush=True)
         with jax.set_mesh(setup.mesh), contextlib.closing(make_checkpoints(setup.config, workdir)) as checkpoints:
             with spans("init"):
                 state = first_state(start, workdir, checkpoints, accept)
@@ -51,55 +63,58 @@ def train(config, workdir: str | pathlib.Path, accept: Sequence[str] = ()) -> di
                 if is_writer():
                     print(f"the run in {workdir} is complete: {total} steps")
                 return done or {}
-            with spans("compile"):
-                step_fn = compile_step(setup)
-            with _reporting(setup, workdir, int(state.step), spans) as (reporter, profiler):
+            with _reporting(setup, workdir, int(state.step), spans, callbacks, embedded) as (reporter, profiler):
+                with spans("compile"):
+                    step_fn = compile_step(setup)
                 Loop(setup, step_fn, state, start.evaluators, checkpoints, reporter, profiler, stop).run()
                 return reporter.summary()
 
 
 @contextlib.contextmanager
-def _reporting(setup: Setup, workdir: pathlib.Path, step: int, spans: Spans) -> Iterator[tuple[Reporter, Profiler]]:
+def _reporting(
+    setup: Setup, workdir: pathlib.Path, step: int, spans: Spans, callbacks: Sequence[Callable], brief: bool
+) -> Iterator[tuple[Reporter, Profiler]]:
     config = setup.config
     profiler = Profiler(workdir / "profile", *(config.log.profile if is_writer() else ()))
     reporter = Reporter(
         workdir,
+        targets=open_targets(config.log, Run(workdir, to_dict(config), step)) if is_writer() else {},
+        callbacks=callbacks,
         total_steps=setup.derived["steps"]["duration"],
         start_step=step,
         batch_size=config.batch_size,
-        tensorboard=config.log.tensorboard,
         flops_per_step=setup.flops,
         peak_flops=peak_flops(jax.devices(), config.log.peak_tflops),
         spans=spans,
         is_writer=is_writer(),
+        brief=brief,
     )
     with contextlib.closing(reporter), contextlib.closing(profiler):
         yield reporter, profiler
 
 
+@dataclasses.dataclass
 class Loop:
-    """The steps from `state.step` to the end: step, report, save, evaluate.
+    """The steps from `state.step` to the end: step, report, evaluate, save.
 
     The next step is dispatched before the metrics of the last one are read, so that devices need not wait for the host.
     Where a checkpoint and an evaluation are due together, the checkpoint comes first; an evaluation that a run has missed,
     since it ended in it, is made when it goes on. So metrics.jsonl becomes that of a run never interrupted.
     """
 
-    def __init__(
-        self,
-        setup: Setup,
-        step_fn: Callable,
-        state: TrainState,
-        evaluators: dict,
-        checkpoints: Checkpoints,
-        reporter: Reporter,
-        profiler: Profiler,
-        stop: StopRequest,
-    ):
-        self.setup, self.step_fn, self.state, self.evaluators = setup, step_fn, state, evaluators
-        self.checkpoints, self.reporter, self.profiler, self.stop = checkpoints, reporter, profiler, stop
-        self.spans, self.step = reporter.spans, int(state.step)
-        self.total = setup.derived["steps"]["duration"]
+    setup: Setup
+    step_fn: Callable
+    state: TrainState
+    evaluators: dict
+    checkpoints: Checkpoints
+    reporter: Reporter
+    profiler: Profiler
+    stop: StopRequest
+
+    def __post_init__(self):
+        self.spans, self.step = self.reporter.spans, int(self.state.step)
+        self.total = self.setup.derived["steps"]["duration"]
+        self.means = Means(**self.checkpoints.beside)
         self.unread: dict | None = None  # metrics of the last step, on the devices
 
     def run(self) -> None:
@@ -109,19 +124,15 @@ class Loop:
             self.evaluate(self._missed())
             while self.step < self.total:
                 self.advance(self._next(batches))
-                signal, evaluators = self.stop.reached(self.step), self._due_evaluators()
-                saves = self._due("checkpoint.every") or signal
-                if saves or evaluators:
-                    self.report()  # now, since a run that goes on from here does not repeat this step
-                if saves:
+                if signal_number := self.stop.reached(self.step):
+                    raise self._stopped(signal_number)
+                if self._due("checkpoint.every"):
                     self.save()
-                if signal:
-                    raise self._after_saving(Stopped(signal))
-                self.evaluate(evaluators)
+                self.evaluate(self._due_evaluators())
             self.checkpoints.wait()
 
     def advance(self, batch: dict) -> None:
-        """Dispatches a step, then reads the metrics of the one before."""
+        """Dispatches a step, then reports the one before."""
         with self.spans("step"), self.profiler.step(self.step + 1), jax.transfer_guard("disallow"):
             state, metrics = self.step_fn(self.state, batch)
         del batch  # it may lie in memory shared with a worker, which is given back once nothing refers to it
@@ -129,66 +140,83 @@ class Loop:
         self.state, self.unread, self.step = state, metrics, self.step + 1
 
     def report(self) -> None:
-        """Reads and writes the metrics of the last step, unless that is done."""
+        """Reads the metrics of the last step, unless that is done, and writes the means where they are due."""
         if self.unread is None:
             return
         with self.spans("step"):
             values = {name: value.item() for name, value in jax.device_get(self.unread).items()}
         self.unread = None
         self._check_health(values)
+        self.means.add(values)
         self.reporter.progress(self.step, values["loss"])
         if self._due("log.every"):
-            done = self.step - 1 - values["skipped"]  # updates really made before this one
-            values["learning_rate"] = float(self.setup.schedule(done))
-            self.reporter.write(self.step, {f"train/{name}": value for name, value in values.items()})
-
-    def save(self) -> None:
-        """Starts writing a checkpoint of the state, unless there is one of this step."""
-        with self.spans("checkpoint"):
-            self.checkpoints.save(self.step, self.state)
+            line = self._line({name: values[name] for name in COUNTERS})
+            self.reporter.write(self.step, {f"train/{name}": value for name, value in line.items()})
 
     def evaluate(self, evaluators: dict) -> None:
         """Measures and reports; what is best so far is saved."""
         if not evaluators:
             return
-        try:
-            with self.spans("eval"), self.stop.at_once():
-                measured = measure(evaluators, self.state.eval_variables)
-        except (Exception, Stopped) as error:
-            raise self._after_saving(error, "evaluation") from error
+        self.report()
+        with self._saved_whatever_ends("evaluation"), self.spans("eval"):
+            measured = measure(evaluators, self.state.eval_variables)
         self.reporter.write(self.step, measured)
         if self.checkpoints.evaluated(self.step, measured):
             self.save()
 
-    def _next(self, batches: Iterator[dict]) -> dict:
-        try:
-            with self.spans("data"), self.stop.at_once():
-                return next(batches)
-        except (Exception, Stopped) as error:
-            raise self._after_saving(error, "training data") from error
+    def save(self) -> None:
+        """Starts writing a checkpoint of the state and the unwritten means, unless there is one of this step."""
+        self.report()  # a run that goes on from here does not repeat this step
+        with self.spans("checkpoint"):
+            self.checkpoints.save(self.step, self.state, self.means.kept)
 
-    def _after_saving(self, error: BaseException, where: str = "") -> BaseException:
-        """Saves the state; returns what to raise instead of `error`, with what is safe in its message."""
-        self.report()
-        if self.step:
-            self.save()
-            with self.spans("checkpoint"):
-                self.checkpoints.wait()
-        safe = f"step {self.step} is saved, and the same command continues" if self.step else "no step was done"
-        if isinstance(error, Stopped):
-            after = (
-                f"after step {self.step}: saved; the same command continues" if self.step else "before the first step"
-            )
-            return Stopped(error.number, f"stopped by {error.number.name} {after}")
-        if isinstance(error, ConfigError):
-            return ConfigError(f"{error} ({safe})")
-        return RunError(f"{where}: {_cause(error)}; {safe}")
+    def _line(self, counters: dict[str, int]) -> dict[str, float]:
+        """What is written of training at this step: means since the last line, and what is of this step."""
+        updates = self.step - 1 - counters["skipped"]  # really made before this one
+        epoch = self.step * self.setup.config.batch_size / self.setup.derived["train_examples"]
+        rest = {"learning_rate": float(self.setup.schedule(updates)), "epoch": epoch}
+        return self.means.take() | counters | rest | self.reporter.timing(self.step)
+
+    def _next(self, batches: Iterator[dict]) -> dict:
+        with self._saved_whatever_ends("training data"), self.spans("data"):
+            return next(batches)
+
+    @contextlib.contextmanager
+    def _saved_whatever_ends(self, what: str) -> Iterator[None]:
+        """Inside, a signal ends the run at once. Where it ends here, the state is saved, and the error says so."""
+        try:
+            with self.stop.at_once():
+                yield
+        except Stopped as error:
+            raise self._stopped(error.number) from error
+        except ConfigError as error:
+            raise ConfigError(f"{error} ({self._save_last()})") from error
+        except Exception as error:
+            raise RunError(f"{what}: {_cause(error)}; {self._save_last()}") from error
+
+    def _stopped(self, number: int) -> Stopped:
+        """What ends the run for a signal, once the state is saved."""
+        self._save_last()
+        after = f"after step {self.step}: saved; the same command continues" if self.step else "before the first step"
+        return Stopped(number, f"stopped by {signal.Signals(number).name} {after}")
+
+    def _save_last(self) -> str:
+        """Saves the state of a run that ends here; returns what is safe."""
+        if not self.step:
+            return "no step was done"
+        self.save()
+        with self.spans("checkpoint"):
+            self.checkpoints.wait()
+        return f"step {self.step} is saved, and the same command continues"
 
     @contextlib.contextmanager
     def _batches(self) -> Iterator[Iterator[dict]]:
         config, mesh = self.setup.config, self.setup.mesh
         rows = local_rows(mesh, config.batch_size)
-        host = train_batches(config, seed=config.seed, start_step=self.step, rows=rows, source=self.setup.source)
+        source, fields, reader = self.setup.source, self.setup.task.fields, self.setup.reader
+        host = train_batches(
+            config, seed=config.seed, start_step=self.step, rows=rows, source=source, fields=fields, reader=reader
+        )
         with contextlib.closing(host), contextlib.closing(device_batches(host, mesh)) as batches:
             yield batches
 
@@ -221,7 +249,7 @@ class Loop:
         return {
             name: each
             for name, each in due.items()
-            if from_first(not {f"eval/{metric}" for metric in each.metrics} & known)
+            if from_first(not {f"{name}/{metric}" for metric in each.metrics} & known)
         }
 
     def _check_health(self, values: dict) -> None:
@@ -249,27 +277,26 @@ def _cause(error: BaseException) -> str:
 
 
 @with_process_settings
-def evaluate(config, workdir: pathlib.Path, checkpoint: str = "last") -> dict[str, float]:
-    """Runs every evaluator on a checkpoint ("last", "best", a step, or a folder); prints and returns the metrics."""
+def evaluate(config, workdir: pathlib.Path, checkpoint: str = "last", told: bool = True) -> dict[str, float]:
+    """Runs every evaluator on a checkpoint ("last", "best", a step, or a folder); returns the metrics, which are `told`."""
     folder = (
         locate(workdir, checkpoint) if checkpoint in ("last", "best") or checkpoint.isdecimal() else locate(checkpoint)
     )
     mesh = make_mesh(config)
     if folder.name.isdecimal():
         folder = folder.with_name(str(from_first(int(folder.name))))
-    names = class_names(folder.parent.parent)  # of the run's training data; without them data.eval has the same classes
-    known = Classes(len(names), names) if names else open_source(config.data.eval, tfds_dir=config.data.tfds_dir)
-    task = make_task(config, known)
+    task = make_task(config, learned_labels(folder.parent.parent, config))
     evaluators = make_evaluators(task, config, mesh)
     if not evaluators:
-        keys = ", ".join(f"evals.{name}.every" for name in task.evaluators(config))
-        raise ConfigError(f"nothing to evaluate: set one of {keys}")
+        raise ConfigError(
+            f"nothing to evaluate: set evals.NAME.every, NAME such as {', '.join((*task.evaluations, 'task'))}"
+        )
     with jax.set_mesh(mesh):
         variables = load_variables(folder, replicated(mesh))
         saved = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
         check_structure(str(folder), saved, jax.eval_shape(lambda: init_variables(config, task)))
         measured = measure(evaluators, variables)
     metrics = {name: value for name, value in measured.items() if not is_picture(value)}
-    if is_writer():
+    if told and is_writer():
         print(f"{folder}: " + ", ".join(f"{name} {value:.5g}" for name, value in metrics.items()))
     return metrics

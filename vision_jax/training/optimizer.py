@@ -7,35 +7,25 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from vision_jax import parts
 from vision_jax.errors import ConfigError
 from vision_jax.models.stacking import path_name
 from vision_jax.training.param_groups import ParamGroup, param_groups
+from vision_jax.training.rules import RULES, Rule
 from vision_jax.training.schedules import peak_lr
 
 _UNIT_INTERVAL = ("b1", "b2", "momentum", "ema")
 _NOT_NEGATIVE = ("eps", "weight_decay", "clip_norm", "trust_coefficient")
+_WHATEVER_RULE = ("ema", "weight_decay", "clip_norm")
 
 
 def make_optimizer(config, params, schedule: Callable) -> optax.GradientTransformation:
     """The update of every parameter, as `config.optimizer` describes it.
 
-    The gradient's global norm over all parameters that train is clipped first. Then, with g the gradient, p the
-    parameter, λ the weight decay, s the parameter's learning rate scale and η the schedule at the number of updates
-    done:
-
-    - adamw: p -= η s (Adam(g) + λ p), torch's AdamW and optax's.
-    - sgd: m = momentum m + g + λ p; p -= η s m (with nesterov, momentum m + g + λ p in place of m), torch's SGD.
-    - lars: m = momentum m + q (g + λ p); p -= η s m, q = trust_coefficient |p| / |g + λ p|, as in MAE's util/lars.py.
-      The learning rate stays outside the momentum, unlike in `optax.lars`.
-    - lamb: p -= η s q (Adam(g) + λ p), q = |p| / |Adam(g) + λ p|, as in timm and apex.
-    - lion: p -= η s (sign(b1 m + (1 - b1) g) + λ p); m = b2 m + (1 - b2) g (Chen et al., 2023).
-
-    λ p and q belong to what the `decay` patterns name, whatever λ is; the others have λ = 0 and q = 1. (MAE's LARS goes
-    by a tensor having more than one dimension, which for kernels, biases and norms is the same.) Where |p| or the other
-    norm is 0, q = 1. A stack of scanned layers has a q and an s for each layer.
-
-    With `decay_times_lr` False the decay is big_vision's (its optax.py): added after the learning rate and its scale,
-    times the schedule relative to its peak: p -= η s Rule(g) + (η / peak) λ p, whatever the rule.
+    The gradient's global norm over all parameters that train is clipped first; then comes the rule (`rules`), with weight
+    decay, learning rate scales and the schedule at the number of updates done. With `decay_times_lr` False the decay is
+    big_vision's (its optax.py): added after the learning rate η and its scale s, times the schedule relative to its peak:
+    p -= η s Rule(g) + (η / peak) λ p, whatever the rule.
 
     Frozen parameters have no state and stay bit for bit as they are. Moments carry the paths of their parameters.
 
@@ -44,32 +34,35 @@ def make_optimizer(config, params, schedule: Callable) -> optax.GradientTransfor
       params: nested dictionary of arrays or `jax.ShapeDtypeStruct`s; only paths and shapes are read.
       schedule: update's number, int32[] -> learning rate, float32[].
     Raises:
-      ConfigError for what `param_groups` finds and for coefficients out of range.
+      ConfigError for what `param_groups` finds, for coefficients out of range and for a rule that cannot be made.
     """
     o = config.optimizer
     _check(o)
     groups = {group.path: group for group in param_groups(config, params)}
-    dtype = jnp.dtype(o.moment_dtype)
     coupled = add_decay(o.weight_decay, groups) if o.decay_times_lr else optax.identity()
     decoupled = optax.identity() if o.decay_times_lr else add_decay(o.weight_decay / peak_lr(config), groups)
-    adam = optax.scale_by_adam(o.b1, o.b2, o.eps, mu_dtype=dtype)
-    match o.name:
-        case "adamw":
-            rule = [adam, coupled]
-        case "sgd":
-            rule = [coupled, optax.trace(o.momentum, o.nesterov, dtype)]
-        case "lars":
-            rule = [coupled, scale_by_trust_ratio(o.trust_coefficient, groups), optax.trace(o.momentum, False, dtype)]
-        case "lamb":
-            rule = [adam, coupled, scale_by_trust_ratio(1.0, groups)]
-        case "lion":
-            rule = [optax.scale_by_lion(o.b1, o.b2, dtype), coupled]
     clip = optax.clip_by_global_norm(o.clip_norm) if o.clip_norm else optax.identity()
-    trained = optax.chain(clip, *rule, scale_by_group(groups), decoupled, optax.scale_by_learning_rate(schedule))
+    rule = make_rule(o)
+    trust = scale_by_trust_ratio(rule.trust, groups) if rule.trust else None
+    directions = [part for part in (rule.before, coupled, trust, rule.after) if part]
+    trained = optax.chain(clip, *directions, scale_by_group(groups), decoupled, optax.scale_by_learning_rate(schedule))
     return optax.chain(
         optax.masked(trained, lambda tree: map_paths(lambda path, _: not groups[path].frozen, tree)),
         optax.masked(leave_alone(), lambda tree: map_paths(lambda path, _: groups[path].frozen, tree)),
     )
+
+
+def make_rule(optimizer) -> Rule:
+    """The rule that `config.optimizer` names. Raises ConfigError where what it names makes none."""
+    rule = parts.build("config.optimizer.name", optimizer.name, RULES, optimizer.own_fields)
+    if isinstance(rule, optax.GradientTransformation):
+        rule = Rule(rule)
+    if not isinstance(rule, Rule):
+        raise ConfigError(
+            f"config.optimizer.name={optimizer.name!r} must return an optax.GradientTransformation, got"
+            f" {type(rule).__name__}"
+        )
+    return rule
 
 
 def ema_update(ema, variables, decay: float, step: jax.Array):
@@ -141,9 +134,10 @@ def leave_alone() -> optax.GradientTransformation:
 
 
 def _check(optimizer) -> None:
+    ours = optimizer if optimizer.name in RULES else _WHATEVER_RULE  # another rule's fields may mean anything
     for key in _UNIT_INTERVAL:
-        if not 0 <= optimizer[key] < 1:
+        if key in ours and not 0 <= optimizer[key] < 1:
             raise ConfigError(f"config key 'optimizer.{key}' must lie in [0, 1), got {optimizer[key]}")
     for key in _NOT_NEGATIVE:
-        if optimizer[key] < 0:
+        if key in ours and optimizer[key] < 0:
             raise ConfigError(f"config key 'optimizer.{key}' must not be negative, got {optimizer[key]}")

@@ -1,6 +1,5 @@
 """Which parameter trains how: decay, learning rate scale and freezing, by parameter path."""
 
-import difflib
 import math
 import re
 from collections import defaultdict
@@ -11,8 +10,7 @@ import jax
 
 from vision_jax.errors import ConfigError
 from vision_jax.models.stacking import path_name
-from vision_jax.patterns import compile_pattern
-from vision_jax.values import shown
+from vision_jax.patterns import path_pattern
 
 # tower/stages_2/blocks_5/..., and tower/blocks/... for a stack of scanned layers
 _BLOCK = re.compile(r"(?P<tower>(?:[^/]+/)*?)(?:stages_(?P<stage>\d+)/)?blocks(?:_(?P<block>\d+))?/.*")
@@ -37,8 +35,8 @@ class ParamGroup(NamedTuple):
 def param_groups(config, params) -> list[ParamGroup]:
     """One row a parameter, in the order of `jax.tree.leaves(params)`.
 
-    Patterns are regular expressions that must match a whole path (`re.fullmatch`, as in big_vision): `head/.*`, not
-    `head`. A stack of scanned layers (`blocks/attn/out/kernel`) is one parameter and can only freeze as a whole.
+    Patterns are regular expressions that must match a whole path (see `patterns.path_pattern`). A stack of scanned
+    layers (`blocks/attn/out/kernel`) is one parameter and can only freeze as a whole.
 
     Args:
       config: the whole config; reads `optimizer.decay`, `.freeze`, `.lr_scale` and `.layer_decay`.
@@ -150,11 +148,4 @@ def _lr_factors(pairs: tuple, paths) -> list[tuple[re.Pattern, float]]:
 
 
 def _pattern(key: str, pattern: str, paths) -> re.Pattern:
-    """The compiled pattern; raises ConfigError where it is no regular expression or matches no path."""
-    compiled = compile_pattern(f"config key 'optimizer.{key}'", pattern, paths)
-    if not any(map(compiled.fullmatch, paths)):
-        literal = re.sub(r"\\.|[^\w/]", "", pattern)
-        close = difflib.get_close_matches(literal[:200], paths, 1, 0.0)
-        nearest = f"; the nearest path is '{close[0]}'" if close else ""
-        raise ConfigError(f"config key 'optimizer.{key}': {shown(pattern)} matches no parameter's whole path{nearest}")
-    return compiled
+    return path_pattern(f"config key 'optimizer.{key}'", pattern, paths)

@@ -13,11 +13,10 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from vision_jax.config import nearest
-from vision_jax.errors import ConfigError
+from vision_jax.errors import ConfigError, did_you_mean
 from vision_jax.models.stacking import path_name
 from vision_jax.ops.sharding import BATCH_AXES
-from vision_jax.patterns import compile_pattern
+from vision_jax.patterns import path_pattern
 from vision_jax.values import shown
 
 AXES = ("data", "fsdp", "tensor")
@@ -25,12 +24,12 @@ AXES = ("data", "fsdp", "tensor")
 # Megatron's split (Shoeybi et al., 2019): heads and MLP width over the tensor axis, so that each block needs one
 # reduction after the attention and one after the MLP. Axes are those of the unstacked parameter.
 TENSOR_RULES = (
-    (r"attn/(query|key|value)/kernel", (None, "tensor")),
-    (r"attn/(query|key|value)/bias", ("tensor",)),
-    (r"attn/out/kernel", ("tensor", None)),
-    (r"mlp/fc1/kernel", (None, "tensor")),
-    (r"mlp/fc1/bias", ("tensor",)),
-    (r"mlp/fc2/kernel", ("tensor", None)),
+    (r".*attn/(query|key|value)/kernel", (None, "tensor")),
+    (r".*attn/(query|key|value)/bias", ("tensor",)),
+    (r".*attn/out/kernel", ("tensor", None)),
+    (r".*mlp/fc1/kernel", (None, "tensor")),
+    (r".*mlp/fc1/bias", ("tensor",)),
+    (r".*mlp/fc2/kernel", ("tensor", None)),
 )
 
 
@@ -126,17 +125,17 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def param_spec(name: str, shape: tuple, mesh_shape: dict, rules=(), fsdp_min_size: int = 0) -> PartitionSpec:
     """The PartitionSpec of one array by its path: user rules, the tensor rules, then fsdp on the largest free axis.
 
-    `rules` are (regular expression, axes) pairs matched against the end of the path, axes aligned to the trailing
+    `rules` are (regular expression, axes) pairs: the first that matches the whole path counts, axes aligned to the trailing
     dimensions. A stack of scanned layers (`blocks/...`) keeps its leading axis whole and is judged by one layer's size.
     """
     layers = 1 if re.search(r"(^|/)blocks/", name) and shape else 0
-    own = next((axes for pattern, axes in rules if re.search(f"(?:{pattern})$", name)), None)
+    own = next((axes for pattern, axes in rules if re.fullmatch(pattern, name)), None)
     if own is not None:
         if len(own) > len(shape):
             raise ConfigError(f"config.mesh.rules: {own} names more axes than '{name}' of shape {shape} has")
         return PartitionSpec(*[None] * (len(shape) - len(own)), *own)
     spec: list = [None] * len(shape)
-    tensor = next((axes for pattern, axes in TENSOR_RULES if re.search(f"{pattern}$", name)), ())
+    tensor = next((axes for pattern, axes in TENSOR_RULES if re.fullmatch(pattern, name)), ())
     if len(tensor) == len(shape) - layers:
         for dim, axis in enumerate(tensor, layers):
             if axis and shape[dim] % mesh_shape[axis] == 0:
@@ -150,32 +149,30 @@ def param_spec(name: str, shape: tuple, mesh_shape: dict, rules=(), fsdp_min_siz
 
 def state_shardings(config, mesh: Mesh, abstract_state):
     """A NamedSharding for every array of the state, by its path. Raises ConfigError where a user's rule is wrong."""
-    rules = config.mesh.rules
+    rules, sizes, least = config.mesh.rules, dict(mesh.shape), config.mesh.fsdp_min_size
     names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(abstract_state)]
+    parameters = {name.removeprefix("params/") for name in names if name.startswith("params/")}
     for rule in rules:
-        _check_rule(rule, names)
-    used = set()
+        _check_rule(rule, sorted(parameters))
 
-    def place(path, leaf):
-        name = path_name(path)
-        used.update(pattern for pattern, _ in rules if re.search(f"(?:{pattern})$", name))
-        spec = param_spec(name, leaf.shape, dict(mesh.shape), rules, config.mesh.fsdp_min_size)
+    def sharding(path, leaf):
+        parts = path_name(path).split("/")
+        ends = ("/".join(parts[start:]) for start in range(len(parts)))  # opt_state/0/mu/head/kernel: head/kernel
+        parameter = next((end for end in ends if end in parameters), None)
+        spec = param_spec(parameter or path_name(path), leaf.shape, sizes, rules if parameter else (), least)
         return NamedSharding(mesh, spec)
 
-    shardings = jax.tree_util.tree_map_with_path(place, abstract_state)
-    if unused := [pattern for pattern, _ in rules if pattern not in used]:
-        raise ConfigError(f"config.mesh.rules: {unused[0]!r} matches no parameter")
-    return shardings
+    return jax.tree_util.tree_map_with_path(sharding, abstract_state)
 
 
-def _check_rule(rule, names: list[str]) -> None:
-    """Raises ConfigError unless it is a pair of a regular expression and, for each of an array's axes, mesh axes."""
+def _check_rule(rule, parameters: list[str]) -> None:
+    """Raises ConfigError unless it is a pair of a regular expression, which fits parameters, and mesh axes for each axis."""
     if type(rule) is not tuple or len(rule) != 2 or not isinstance(rule[0], str) or not isinstance(rule[1], tuple):
         raise ConfigError(f"config.mesh.rules: expected (regular expression, (axis, ...)) pairs, got {shown(rule)}")
-    compile_pattern("config.mesh.rules", f"(?:{rule[0]})$", names)
+    path_pattern("config.mesh.rules", rule[0], parameters)
     axes = [name for entry in rule[1] if entry for name in (entry if isinstance(entry, tuple) else (entry,))]
     for axis in axes:
         if axis not in AXES:
-            raise ConfigError(f"config.mesh.rules: unknown mesh axis {shown(axis)}{nearest(axis, AXES)}")
+            raise ConfigError(f"config.mesh.rules: unknown mesh axis {shown(axis)}{did_you_mean(axis, AXES)}")
     if len(set(axes)) < len(axes):
         raise ConfigError(f"config.mesh.rules: {shown(rule)} names a mesh axis twice")

@@ -1,39 +1,35 @@
-"""What a run says: metrics.jsonl and TensorBoard, a live progress line, and summary.json with a table at the end."""
+"""What a run says: a live progress line, numbers and pictures to its targets, and summary.json with a table at the end."""
 
-import io
 import json
 import math
-import os
 import pathlib
 import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
-from PIL import Image
-
-from vision_jax.errors import ConfigError
+from vision_jax.files import whole_file
+from vision_jax.training.step import COUNTERS
+from vision_jax.training.targets import WorkFolder, finite_or_none
 from vision_jax.training.throughput import Spans
-from vision_jax.weights.work_folder import metric_rows
+from vision_jax.weights.work_folder import first_line
 
 
 class Reporter:
-    """Writes and prints what a run has measured; one a process, but only where `is_writer` (process 0) does it do so.
-
-    `metrics.jsonl` holds one object a line, {"step": 100, "train/loss": 6.9}. A value that is not finite is null: JSON
-    has no other word for it. A run that resumes from step k keeps exactly the lines with step <= k, dropping what a
-    killed run wrote later or only in part, so that the file becomes that of a run never interrupted. A run that starts
-    at step 0 starts an empty file.
+    """Tells what a run has measured, on the terminal and to its targets; only where `is_writer` (process 0).
 
     Args:
         workdir: the run's folder, which must exist; None: write no files.
+        targets: what gets numbers and pictures besides it, by the key of the config. One that raises is told once and
+            left out; the run goes on.
+        callbacks: each is called with the step and its numbers once they are written.
         total_steps, start_step: steps of the whole run, and those that a resumed run has behind it.
         batch_size: examples a step, over all processes.
-        tensorboard: write event files to `workdir`/tensorboard, too.
         flops_per_step, peak_flops: of one step, and FLOP/s of all devices together; MFU is given where both are known.
         spans: accounts the run's wall time; throughput is over "data" and "step".
+        brief: for a notebook: progress goes to stdout, and a line on what was measured last takes the table's place.
         stream: where progress goes; None: stderr.
         clock: seconds, monotonic.
     """
@@ -42,62 +38,72 @@ class Reporter:
         self,
         workdir: pathlib.Path | None,
         *,
+        targets: Mapping[str, Any] | None = None,
+        callbacks: Sequence[Callable[[int, dict], Any]] = (),
         total_steps: int,
         start_step: int = 0,
         batch_size: int,
-        tensorboard: bool = False,
         flops_per_step: float | None = None,
         peak_flops: float | None = None,
         spans: Spans | None = None,
         is_writer: bool = True,
+        brief: bool = False,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self.spans = spans or Spans(clock)
         self._total, self._start, self._step, self._batch = total_steps, start_step, start_step, batch_size
         self._flops, self._peak = flops_per_step, peak_flops
-        self._latest: dict[str, float | None] = {}
         self._readings = deque([(start_step, self.spans.seconds())], maxlen=10)
-        self._first = self._readings[0]
-        self._line = ProgressLine(stream or sys.stderr, clock) if is_writer else None
-        self._workdir = workdir if is_writer else None
-        self._file = self._events = None
-        self._rows: list[dict] = []  # what an earlier process of the run has written
-        if self._workdir is not None:
-            path = self._workdir / "metrics.jsonl"
-            self._rows = truncate_jsonl(path, start_step)
-            for row in self._rows:
-                self._latest |= row
-            self._file = path.open("a", encoding="utf-8")
-            self._events = _event_writer(self._workdir / "tensorboard", start_step) if tensorboard else None
+        self._first = self._timed = self._readings[0]
+        stream, self._brief = stream or (sys.stdout if brief else sys.stderr), brief
+        self._line = ProgressLine(stream, clock) if is_writer else None
+        self._folder = WorkFolder(workdir, start_step) if is_writer and workdir else None
+        self._targets, self._callbacks = dict(targets or {}), callbacks if is_writer else ()
+        self._rows = self._folder.rows if self._folder else []  # what an earlier process of the run has written
+        self._latest: dict[str, float | None] = {}
+        for row in self._rows:
+            self._latest |= row
+        self._before = self._latest.get("train/seconds") or 0.0
 
     def names_at(self, step: int) -> set[str]:
         """Names of the metrics that an earlier process of the run has written at a step."""
         return {name for row in self._rows if row["step"] == step for name in row}
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Appends one line; values are numbers, or arrays of one number, which are then waited for.
+        """Values are pictures uint8[H, W, 3], numbers, or arrays of one number, which are then waited for.
 
-        Pictures uint8[H, W, 3] among them go to `workdir`/pictures, named by metric and step, and to TensorBoard.
+        Raises OSError where the work folder cannot be written.
         """
-        for name in [name for name, value in metrics.items() if is_picture(value)]:
-            self._picture(step, name, metrics[name])
-        metrics = {name: value for name, value in metrics.items() if not is_picture(value)}
+        pictures = {name: value for name, value in metrics.items() if is_picture(value)}
+        numbers = {name: _python_number(value) for name, value in metrics.items() if name not in pictures}
         self._step = max(self._step, step)
-        row = {"step": step} | {name: _json_number(value) for name, value in metrics.items()}
-        self._latest |= row
-        if self._file is not None:
-            self._file.write(json.dumps(row, allow_nan=False) + "\n")
-            self._file.flush()
-        if self._events is not None:
-            for name, value in metrics.items():
-                self._events.add_scalar(name, float(value), step)
+        self._latest |= {"step": step} | {name: finite_or_none(value) for name, value in numbers.items()}
+        for name, picture in pictures.items():
+            self._tell("picture", step, name, picture)
+        self._tell("write", step, numbers)
+        for callback in self._callbacks:
+            callback(step, numbers)
 
-    def _picture(self, step: int, name: str, picture) -> None:
-        if self._workdir is not None:
-            write_picture(self._workdir / "pictures" / f"{name.rpartition('/')[2]}_{step:08d}.png", picture)
-        if self._events is not None:
-            self._events.add_image(name, picture, step, dataformats="HWC")
+    def _tell(self, method: str, *values: Any) -> None:
+        if self._folder:
+            getattr(self._folder, method)(*values)
+        for key, target in list(self._targets.items()):
+            try:
+                if hasattr(target, method):
+                    getattr(target, method)(*values)
+            except Exception as error:
+                del self._targets[key]
+                self.note(f"{key}: {first_line(error)}; the run goes on without it")
+
+    def timing(self, step: int) -> dict[str, float]:
+        """What a clock says (`CLOCKED`) of the steps since it was last asked, and the seconds that the run has taken.
+
+        Of a run that goes on, these count from its last line on.
+        """
+        now = (step, self.spans.seconds())
+        rates, self._timed = self._rates(self._timed, now), now
+        return rates | {"seconds": self._before + sum(now[1].values())}
 
     def progress(self, step: int, loss: Any) -> None:
         """Shows step, loss, images/s, MFU, share of the time spent waiting for data and time left: rewritten in place on
@@ -143,18 +149,24 @@ class Reporter:
             "wall_seconds": sum(now[1].values()),
             "seconds": now[1],
         }
-        if self._workdir is not None:
-            write_atomically(self._workdir / "summary.json", json.dumps(final, indent=2, allow_nan=False).encode())
+        if self._folder:
+            with whole_file(self._folder.workdir / "summary.json") as file:
+                file.write(json.dumps(final, indent=2, allow_nan=False).encode())
         if self._line is not None:
             self._line.end()
-            print(table(final))
+            print(self._last_words() if self._brief else table(final))
         return final
 
+    def _last_words(self) -> str:
+        told = [name for name in self._latest if name == "train/loss" or not name.startswith(("train/", "step"))]
+        numbers = ", ".join(f"{name} {_number(self._latest[name])}" for name in told if not name.endswith("/examples"))
+        return f"step {self._step:,}: {numbers}"
+
     def close(self) -> None:
-        for part in (self._line, self._file, self._events):
-            if part is not None:
-                part.close()
-        self._file = self._events = None
+        self._tell("close")
+        self._targets.clear()
+        if self._line:
+            self._line.end()
 
     def _rates(self, before: tuple[int, dict], after: tuple[int, dict]) -> dict[str, float]:
         """Rates between two readings of (step, seconds by span); {} if nothing ran."""
@@ -166,6 +178,33 @@ class Reporter:
         if self._flops and self._peak:
             rates["mfu"] = steps * self._flops / (data + step) / self._peak
         return rates
+
+
+class Means:
+    """Means of what steps measure, over those since they were last taken; `COUNTERS` are not among it.
+
+    A step whose update was skipped counts for nothing; where no step is left, the means are nan. `kept` is all that is
+    summed, as JSON holds it, so that a run that goes on from a checkpoint takes the same means.
+    """
+
+    def __init__(self, steps: int = 0, sums: Mapping[str, float] | None = None):
+        self._steps, self._sums = steps, dict(sums or {})
+
+    def add(self, values: Mapping[str, float]) -> None:
+        usable = not values["skipped_in_row"]
+        self._steps += usable
+        for name, value in values.items():
+            if name not in COUNTERS:
+                self._sums[name] = self._sums.get(name, 0.0) + (value if usable else 0.0)
+
+    def take(self) -> dict[str, float]:
+        means = {name: total / self._steps if self._steps else math.nan for name, total in self._sums.items()}
+        self._steps, self._sums = 0, {}
+        return means
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        return {"steps": self._steps, "sums": dict(self._sums)}
 
 
 class ProgressLine:
@@ -197,36 +236,9 @@ class ProgressLine:
             self.stream.flush()
             self._width = 0
 
-    close = end
-
-
-def truncate_jsonl(path: pathlib.Path, step: int) -> list[dict]:
-    """Keeps the whole lines whose "step" is at most `step` (none at step 0), atomically, and returns them as objects."""
-    rows = [row for row in metric_rows(path.parent) if row["step"] <= step] if step > 0 else []
-    write_atomically(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode())
-    return rows
-
 
 def is_picture(value: Any) -> bool:
     return getattr(value, "ndim", 0) == 3
-
-
-def write_picture(path: pathlib.Path, picture) -> None:
-    """Writes uint8[H, W, 3] as a PNG, folders included."""
-    encoded = io.BytesIO()
-    Image.fromarray(picture).save(encoded, format="PNG")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, encoded.getvalue())
-
-
-def write_atomically(path: pathlib.Path, content: bytes) -> None:
-    """At every moment `path` holds either what it held before or all of `content`."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -237,9 +249,8 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(f"{name:<{width}}  {_number(value):>14}" for name, value in flat.items())
 
 
-def _json_number(value: Any) -> float | None:
-    value = value if isinstance(value, int) else float(value)
-    return value if math.isfinite(value) else None
+def _python_number(value: Any) -> float:
+    return value if isinstance(value, int) else float(value)
 
 
 def _number(value: float | None) -> str:
@@ -254,14 +265,3 @@ def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
-
-
-def _event_writer(folder: pathlib.Path, start_step: int) -> Any:
-    """A TensorBoard writer whose readers forget what an interrupted run wrote after `start_step`."""
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        raise ConfigError(
-            "config key 'log.tensorboard' needs tensorboardX: install it, or set the key to False"
-        ) from None
-    return SummaryWriter(str(folder), flush_secs=5, purge_step=start_step + 1 if start_step else 0)

@@ -1,13 +1,17 @@
 """Learning rate schedules: a linear warm-up, then a decay, as functions of the step."""
 
-import math
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from vision_jax import parts
 from vision_jax.config import steps_of
 from vision_jax.errors import ConfigError
+from vision_jax.training.decays import DECAYS, Decay
 
 _READ_BY = {"min_lr": ("cosine", "linear"), "cooldown": ("rsqrt", "constant"), "boundaries": ("step",)}
 
@@ -30,10 +34,8 @@ def make_schedule(config, *, total_steps: int, num_examples: int) -> Callable[[j
 
     - t < w: from `warmup_lr` at t = 0 in a straight line to the peak at t = w, as in MAE's util/lr_sched.py and timm's
       schedulers. So the first update of a recipe with warmup_lr = 0 changes nothing.
-    - cosine, linear: from the peak at t = w to `min_lr` at t = T (the update that would follow the last).
-    - rsqrt: peak / sqrt(1 + (t - w) / timescale), as in big_vision (Zhai et al., "Scaling Vision Transformers").
-    - step: the peak times `factor` for each of the `boundaries`, counted from step 0, that t has reached.
-    - rsqrt, constant: the last `cooldown` steps are multiplied by (T - t) / cooldown.
+    - from w on: `min_lr` + (peak - `min_lr`) times the decay's factor at (t - w) / (T - w); see `decays`.
+    - the last `cooldown` steps are multiplied by (T - t) / cooldown.
 
     `update_every` holds each value for so many steps: the rate of step t is that of the last multiple of it.
 
@@ -45,42 +47,59 @@ def make_schedule(config, *, total_steps: int, num_examples: int) -> Callable[[j
       ConfigError where the parts of the schedule do not fit into the training, or a key is set that the decay ignores.
     """
     schedule, peak = config.schedule, peak_lr(config)
-
-    def steps(key: str, duration: str) -> int:
-        return steps_of(duration, config.batch_size, num_examples, f"schedule.{key}")
-
-    warmup, cooldown, timescale, hold = (
-        steps(key, schedule[key]) for key in ("warmup", "cooldown", "timescale", "update_every")
-    )
-    boundaries = sorted(steps("boundaries", duration) for duration in schedule.boundaries)
-    _check(schedule, total_steps, warmup, cooldown, timescale, hold)
-    warmup_lr, min_lr = schedule.warmup_lr, schedule.min_lr
-    stairs = [peak * schedule.factor**i for i in range(len(boundaries) + 1)]
-
-    def decayed(t):
-        left = jnp.clip((total_steps - t) / max(total_steps - warmup, 1), 0.0, 1.0)  # exactly 0 at the end
-        match schedule.decay:
-            case "cosine":
-                return min_lr + (peak - min_lr) * 0.5 * (1.0 - jnp.cos(math.pi * left))
-            case "linear":
-                return min_lr + (peak - min_lr) * left
-            case "rsqrt":
-                return peak / jnp.sqrt(1.0 + jnp.maximum(t - warmup, 0.0) / timescale)
-            case "step":
-                return jnp.array(stairs)[jnp.searchsorted(jnp.array(boundaries), t, side="right")]
-            case "constant":
-                return jnp.full_like(t, peak)
+    steps = functools.partial(_steps, config, num_examples)
+    warmup, hold = steps("warmup"), steps("update_every")
+    built_in = schedule.decay in DECAYS
+    cooldown, min_lr = (steps("cooldown"), schedule.min_lr) if built_in else (0, 0.0)
+    _check(schedule, total_steps, warmup, cooldown, hold)
+    span = max(total_steps - warmup, 1)
+    decay = _decay(schedule, _shares(config, num_examples, warmup, span) if built_in else schedule.own_fields)
 
     def learning_rate(step):
         t = (jnp.asarray(step) // hold * hold).astype(jnp.float32)
-        rate = jnp.where(t < warmup, warmup_lr + (peak - warmup_lr) * t / max(warmup, 1), decayed(t))
+        rising = schedule.warmup_lr + (peak - schedule.warmup_lr) * t / max(warmup, 1)
+        progress = 1.0 - jnp.clip((total_steps - t) / span, 0.0, 1.0)  # exactly 1 at the end
+        falling = min_lr + (peak - min_lr) * decay(progress)
+        rate = jnp.where(t < warmup, rising, falling)
         rate *= jnp.clip((total_steps - t) / cooldown, 0.0, 1.0) if cooldown else 1.0
         return rate.astype(jnp.float32)
 
     return learning_rate
 
 
-def _check(schedule, total_steps: int, warmup: int, cooldown: int, timescale: int, hold: int) -> None:
+def _steps(config, num_examples: int, key: str, duration: str | None = None) -> int:
+    """The duration that stands at a key of the schedule, or among others there, in steps."""
+    duration = config.schedule[key] if duration is None else duration
+    return steps_of(duration, config.batch_size, num_examples, f"schedule.{key}")
+
+
+def _shares(config, num_examples: int, warmup: int, span: int) -> dict[str, Any]:
+    """The fields of the built-in decays, durations as shares of the `span` steps that follow the warm-up."""
+    schedule, steps = config.schedule, functools.partial(_steps, config, num_examples)
+    if (timescale := steps("timescale")) < 1:
+        raise ConfigError(f"config key 'schedule.timescale' must be at least one step, got {schedule.timescale!r}")
+    # Half a step before, where no rounding of the progress decides.
+    boundaries = [(steps("boundaries", each) - 0.5 - warmup) / span for each in schedule.boundaries]
+    return {"timescale": timescale / span, "boundaries": tuple(boundaries), "factor": schedule.factor}
+
+
+def _decay(schedule, fields: Mapping[str, Any]) -> Decay:
+    """The decay that the schedule names; raises ConfigError unless it gives a factor for every progress."""
+    decay = parts.build("config.schedule.decay", schedule.decay, DECAYS, fields)
+    try:
+        with jax.ensure_compile_time_eval():
+            factors = np.asarray(decay(jnp.linspace(0.0, 1.0, 3)))
+    except Exception as error:
+        raise ConfigError(f"config.schedule.decay={schedule.decay!r}: {type(error).__name__}: {error}") from error
+    if factors.shape != (3,) or not np.isfinite(factors).all():
+        raise ConfigError(
+            f"config.schedule.decay={schedule.decay!r} must return a function of progress, float32 of any shape in [0, 1],"
+            f" to a factor for each; it makes {factors.tolist()} of [0.0, 0.5, 1.0]"
+        )
+    return decay
+
+
+def _check(schedule, total_steps: int, warmup: int, cooldown: int, hold: int) -> None:
     if warmup > total_steps:
         raise ConfigError(
             f"config key 'schedule.warmup' ({schedule.warmup}: {warmup} steps) is longer than the training"
@@ -91,12 +110,19 @@ def _check(schedule, total_steps: int, warmup: int, cooldown: int, timescale: in
             f"config keys 'schedule.warmup' ({schedule.warmup}) and 'schedule.cooldown' ({schedule.cooldown}) take"
             f" {warmup + cooldown} steps together, longer than the training ('duration': {total_steps} steps)"
         )
-    for key, steps in (("timescale", timescale), ("update_every", hold)):
-        if steps < 1:
-            raise ConfigError(f"config key 'schedule.{key}' must be at least one step, got {schedule[key]!r}")
-    for key in ("warmup_lr", "min_lr"):
-        if schedule[key] < 0:
-            raise ConfigError(f"config key 'schedule.{key}' must not be negative, got {schedule[key]}")
+    if hold < 1:
+        raise ConfigError(
+            f"config key 'schedule.update_every' must be at least one step, got {schedule.update_every!r}"
+        )
+    if schedule.warmup_lr < 0:
+        raise ConfigError(f"config key 'schedule.warmup_lr' must not be negative, got {schedule.warmup_lr}")
+    if schedule.decay in DECAYS:
+        _check_built_in(schedule, cooldown)
+
+
+def _check_built_in(schedule, cooldown: int) -> None:
+    if schedule.min_lr < 0:
+        raise ConfigError(f"config key 'schedule.min_lr' must not be negative, got {schedule.min_lr}")
     if schedule.factor <= 0:
         raise ConfigError(f"config key 'schedule.factor' must be positive, got {schedule.factor}")
     ignored = {"min_lr": schedule.min_lr, "cooldown": cooldown, "boundaries": schedule.boundaries}

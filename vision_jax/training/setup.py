@@ -14,11 +14,8 @@ from jax.sharding import Mesh
 
 from vision_jax.config import base_config, derive
 from vision_jax.data import open_source
-from vision_jax.data.augment import train_transform
-from vision_jax.data.captions import caption_tokens, reads_captions
-from vision_jax.data.images import eval_transform
+from vision_jax.data.reading import Field, transform_of
 from vision_jax.errors import ConfigError
-from vision_jax.ops.patches import as_pair
 from vision_jax.tasks import make_task
 from vision_jax.training.flops import count_flops
 from vision_jax.training.optimizer import make_optimizer
@@ -42,6 +39,7 @@ class Setup(NamedTuple):
     config: Any  # the run's own, with what the data add to it
     derived: dict  # durations in steps and the scaled learning rate
     source: Any  # of the training data
+    reader: Callable  # of its examples
     task: Any
     mesh: Mesh
     optimizer: Any
@@ -51,10 +49,6 @@ class Setup(NamedTuple):
     abstract_batch: dict
     trains: Any  # a bool for every parameter: False where it is frozen
     flops: int  # of the model in a step, see `model_flops`
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return tuple(self.source.class_names)
 
     @property
     def shardings(self) -> TrainState:
@@ -69,12 +63,12 @@ def prepare(config, devices=None, task=None, source=None) -> Setup:
     """
     if source is None:
         source = open_source(config.data.train, tfds_dir=config.data.tfds_dir)
-    train_transform(config.data), eval_transform(config.data), caption_tokens(config, source)  # for their checks
+    transform_of(config.data, train=False)  # which checks what evaluation reads
     derived = derive(config, len(source)) | {"peak_lr": peak_lr(config)}
     mesh = make_mesh(config, devices)
     check_batch(config, mesh)
     task = task or make_task(config, source)
-    config = task.config
+    config, reader = task.config, task.reader(source, train=True)
     check_heads(task.model, mesh)
     schedule = make_schedule(config, total_steps=derived["steps"]["duration"], num_examples=derived["train_examples"])
 
@@ -90,11 +84,11 @@ def prepare(config, devices=None, task=None, source=None) -> Setup:
         shapes,
         state_shardings(config, mesh, shapes),
     )
-    batch = abstract_batch(config, batch_sharding(mesh))
+    batch = abstract_batch(config, task, batch_sharding(mesh))
     frozen = [group.frozen for group in param_groups(config, params)]
     trains = jax.tree.unflatten(jax.tree.structure(params), [not value for value in frozen])
     flops = model_flops(task, placed.variables, batch, trains)
-    return Setup(config, derived, source, task, mesh, optimizer, schedule, create, placed, batch, trains, flops)
+    return Setup(config, derived, source, reader, task, mesh, optimizer, schedule, create, placed, batch, trains, flops)
 
 
 def model_flops(task, variables: dict, batch: dict, trains) -> int:
@@ -111,19 +105,16 @@ def model_flops(task, variables: dict, batch: dict, trains) -> int:
 
 def init_variables(config, task) -> dict:
     """The variables that training starts from, drawn with the config's seed."""
-    example = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape[1:]), leaf.dtype), abstract_batch(config))
+    example = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape[1:]), leaf.dtype), abstract_batch(config, task))
     return task.init(rng_stream(config.seed, "init"), example)
 
 
-def abstract_batch(config, sharding=None) -> dict:
+def abstract_batch(config, task, sharding=None) -> dict:
     """Shapes of a global training batch on the devices."""
-    height, width = as_pair(config.data.image_size)
-    shapes = {"image": ((height, width, 3), jnp.uint8), "label": ((), jnp.int32), "mask": ((), jnp.bool_)}
-    if reads_captions(config):
-        shapes["tokens"] = ((config.data.context_length,), jnp.int32)
+    fields = task.fields | {"mask": Field((), jnp.bool_)}
     return {
-        name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=sharding)
-        for name, (shape, dtype) in shapes.items()
+        name: jax.ShapeDtypeStruct((config.batch_size, *field.shape), field.dtype, sharding=sharding)
+        for name, field in fields.items()
     }
 
 

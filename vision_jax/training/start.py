@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 
 import jax
 
-from vision_jax.config import nearest, to_dict
+from vision_jax.config import base_config, to_dict
 from vision_jax.data import open_source
-from vision_jax.data.classes import continued, renumbered
+from vision_jax.data.classes import continued, labels_of, renumbered
 from vision_jax.data.fingerprints import fingerprint
-from vision_jax.errors import ConfigError
+from vision_jax.errors import ConfigError, did_you_mean
 from vision_jax.evaluation import make_evaluators
+from vision_jax.files import whole_file
+from vision_jax.tasks import make_task
 from vision_jax.training import continuing
 from vision_jax.training.checkpoints import Checkpoints
 from vision_jax.training.continuing import RESTART, Accepted, Earlier
@@ -22,9 +24,9 @@ from vision_jax.training.group_table import format_groups
 from vision_jax.training.initialization import init_from, open_init_source
 from vision_jax.training.lock import WriterLock
 from vision_jax.training.param_groups import param_groups
-from vision_jax.training.reporting import write_atomically
 from vision_jax.training.setup import Setup, prepare
 from vision_jax.training.state import TrainState
+from vision_jax.training.targets import check_targets
 from vision_jax.weights.work_folder import metric_values
 
 
@@ -46,7 +48,7 @@ def locked(workdir: pathlib.Path) -> contextlib.AbstractContextManager:
 def check(config, workdir: pathlib.Path, accept: Sequence[str]) -> Start:
     """Everything that can be known to be wrong before a step is compiled raises ConfigError here; nothing is written."""
     continuing.check_accept(accept, config)
-    earlier, accepted = continuing.read_earlier(workdir), []
+    earlier, accepted, task = continuing.read_earlier(workdir), [], None
     source = open_source(config.data.train, tfds_dir=config.data.tfds_dir)
     data = fingerprint(source) if is_writer() else {}
     if earlier:
@@ -55,19 +57,22 @@ def check(config, workdir: pathlib.Path, accept: Sequence[str]) -> Start:
         known = renumbered if earlier.data else continued  # a fingerprint tells of a class that is gone
         of_data, of_run = f"config.data.train={config.data.train!r}", f"the run in {workdir}"
         source = known(source, earlier.class_names, of_data, of_run)
-    setup = prepare(config, source=source)
+        task = make_task(config, labels_of(source)._replace(target_names=earlier.target_names))
+    setup = prepare(config, source=source, task=task)
     if earlier:
         accepted += continuing.check_keys(workdir, earlier, setup.config, accept)
     evaluators = make_evaluators(setup.task, setup.config, setup.mesh)
     check_best(setup.config, evaluators)
+    check_targets(setup.config.log)
     return Start(setup, evaluators, data, earlier, accepted)
 
 
 def check_best(config, evaluators: dict) -> None:
-    known = [f"eval/{metric}" for evaluator in evaluators.values() for metric in evaluator.metrics]
-    if config.checkpoint.best and evaluators and config.checkpoint.best not in known:
+    known = [f"{name}/{metric}" for name, evaluator in evaluators.items() for metric in evaluator.metrics]
+    default = config.checkpoint.best == base_config().checkpoint.best  # which asks for nothing where it is not measured
+    if config.checkpoint.best and config.checkpoint.best not in known and not default:
         raise ConfigError(
-            f"config.checkpoint.best={config.checkpoint.best!r} is not measured{nearest(config.checkpoint.best, known)}"
+            f"config.checkpoint.best={config.checkpoint.best!r} is not measured{did_you_mean(config.checkpoint.best, known)}"
         )
 
 
@@ -110,9 +115,8 @@ def initial_state(setup: Setup) -> TrainState:
     if not setup.config.init_from:
         return state
     fresh = fetch(state.variables)
-    variables, report = init_from(
-        setup.config.init_from, setup.task.model, setup.config.data.image_size, fresh, setup.class_names
-    )
+    task, names = setup.task, setup.task.class_names or setup.task.target_names
+    variables, report = init_from(setup.config.init_from, task.model, setup.config.data.image_size, fresh, names)
     if is_writer():
         print(f"initialised from {setup.config.init_from}:\n{report}", flush=True)
     collections = {name: tree for name, tree in variables.items() if name != "params"}
@@ -126,11 +130,17 @@ def initial_state(setup: Setup) -> TrainState:
 def save_record(start: Start, workdir: pathlib.Path, step: int) -> None:
     """Writes config.json: the config, what follows from it and the data, and every change that was accepted so far."""
     setup = start.setup
-    derived = setup.derived | {"class_names": setup.class_names, "data": start.data}
+    derived = setup.derived | {
+        "class_names": setup.task.labels.class_names,
+        "target_names": setup.task.labels.target_names,
+        "activation": setup.task.activation,
+        "data": start.data,
+    }
     new = [{"key": key, "was": was, "is": now, "step": step} for key, was, now in start.accepted]
     accepted = [*(start.earlier.accepted if start.earlier else ()), *new]
     record = to_dict(setup.config) | {"derived": derived, "accepted": accepted}
-    write_atomically(workdir / "config.json", (json.dumps(record, indent=2) + "\n").encode())
+    with whole_file(workdir / "config.json") as file:
+        file.write((json.dumps(record, indent=2) + "\n").encode())
 
 
 def told(start: Start, step: int) -> list[str]:
@@ -155,6 +165,19 @@ def describe(setup: Setup) -> str:
     groups = format_groups(param_groups(setup.config, setup.abstract_state.params))
     mesh = " x ".join(f"{axis} {size}" for axis, size in setup.mesh.shape.items())
     return f"{config}\n\n{groups}\n\n{len(setup.mesh.devices.flat)} {jax.devices()[0].device_kind} device(s): {mesh}"
+
+
+def brief(setup: Setup, workdir: pathlib.Path) -> str:
+    """What trains on what, and where, in two lines."""
+    config, source, devices = setup.config, setup.source, setup.mesh.devices.flat
+    count = sum(leaf.size for leaf in jax.tree.leaves(setup.abstract_state.params))
+    classes = f", {source.num_classes} classes" if source.num_classes else ""
+    model, task = (type(part).__name__ for part in (setup.task.model, setup.task))
+    return (
+        f"{task} of a {model} of {count:,} parameters on {config.data.train}: {len(source):,} examples{classes}\n"
+        f"{setup.derived['steps']['duration']:,} steps of {config.batch_size} on {len(devices)} x {devices[0].device_kind};"
+        f" everything is written to {workdir}"
+    )
 
 
 def finished(workdir: pathlib.Path, step: int, total: int) -> dict[str, Any] | None:

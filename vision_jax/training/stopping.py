@@ -21,9 +21,12 @@ class StopRequest(contextlib.AbstractContextManager):
     At first, while the run starts, `Stopped` is raised where the program stands. After `defer`, the signal waits to be asked
     for by `reached`, except `at_once`. Where there are several processes, JAX itself hears SIGTERM, Ctrl-C is made one, and
     all stop at the same step. Outside the main thread, the caller's own handlers stay.
+
+    embedded: the process is a notebook's or a user's own, which no signal ends: a second one raises KeyboardInterrupt.
     """
 
-    def __init__(self):
+    def __init__(self, embedded: bool = False):
+        self.embedded = embedded
         self.number = 0  # of the signal that was heard
         self._immediate = jax.process_count() == 1
         self._open, self._watch = contextlib.ExitStack(), contextlib.ExitStack()
@@ -36,7 +39,8 @@ class StopRequest(contextlib.AbstractContextManager):
             self._open.callback(signal.signal, signal.SIGINT, before)
             return self
         self._open.enter_context(heard(self._hear))
-        self._watch.enter_context(_ended_in_native_code())
+        if not self.embedded:
+            self._watch.enter_context(_ended_in_native_code())
         return self
 
     def __exit__(self, *_) -> None:
@@ -71,6 +75,8 @@ class StopRequest(contextlib.AbstractContextManager):
         return int(signal.SIGTERM) if stop_agreed(step) else 0
 
     def _hear(self, number: int, again: bool) -> None:
+        if self.number and not again and self.embedded:
+            raise KeyboardInterrupt
         if self.number and not again:  # a second one
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 SPANS = ("init", "compile", "data", "step", "eval", "checkpoint")
+# Of what metrics.jsonl holds, what a clock says, in which two equal runs differ.
+CLOCKED = ("train/images_per_second", "train/data_share", "train/mfu", "train/seconds")
 
 # Dense bfloat16 TFLOP/s of one jax device (float16 where there is no bfloat16: V100, T4). Patterns match the start of
 # `device.device_kind`, the first that fits counts. A TPU v2, v3 or 7x chip shows as two devices, the others as one.

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from vision_jax.config import nearest
-from vision_jax.errors import ConfigError
+from vision_jax.errors import ConfigError, did_you_mean
 from vision_jax.models.clip import CLIP
 from vision_jax.models.inference import variable_shapes
 from vision_jax.models.mae import MAE
@@ -19,9 +18,9 @@ from vision_jax.models.swin import Swin
 from vision_jax.models.vit import ViT
 from vision_jax.ops.patches import as_pair
 from vision_jax.ops.windows import Pair
-from vision_jax.weights.families import clip, mae, swin, vit
+from vision_jax.weights.families import clip, clip_openai, mae, open_clip, swin, swin_timm, vit, vit_timm
 from vision_jax.weights.families.processors import write_processor
-from vision_jax.weights.families.vit_timm import place
+from vision_jax.weights.families.vit_timm import fit_positions
 from vision_jax.weights.mapping import Entry, export_variables
 from vision_jax.weights.preprocessing import Preprocessing
 from vision_jax.weights.safetensors import write_safetensors
@@ -46,10 +45,12 @@ _EXPORTS = {
     ("hf", MAE): Export(mae.config_transformers, lambda m, _: mae.table_transformers(m), mae.constants_transformers),
     ("hf", Swin): Export(swin.config_transformers, lambda m, _: swin.table_transformers(m)),
     ("hf", CLIP): Export(clip.config_transformers, lambda m, _: clip.table_transformers(m)),
-    ("timm", ViT): Export(vit.config_timm, lambda m, _: vit.table_timm(m), vit.constants_timm, True),
-    ("timm", Swin): Export(swin.config_timm, swin.table_timm, takes_preprocessing=True),
-    ("open_clip", CLIP): Export(clip.config_open_clip, lambda m, _: clip.table_open_clip(m), takes_preprocessing=True),
-    ("openai", CLIP): Export(None, lambda m, _: clip.table_official(m), clip.constants_official),
+    ("timm", ViT): Export(vit_timm.config_timm, lambda m, _: vit_timm.table_timm(m), vit_timm.constants_timm, True),
+    ("timm", Swin): Export(swin_timm.config_timm, swin_timm.table_timm, takes_preprocessing=True),
+    ("open_clip", CLIP): Export(
+        open_clip.config_open_clip, lambda m, _: open_clip.table_open_clip(m), takes_preprocessing=True
+    ),
+    ("openai", CLIP): Export(None, lambda m, _: clip_openai.table_official(m), clip_openai.constants_official),
 }
 
 
@@ -79,7 +80,7 @@ def save_pretrained(
     """
     if format not in FORMATS:
         raise ConfigError(
-            f"no format {format!r} to export to{nearest(str(format), FORMATS)}; there are {', '.join(FORMATS)}"
+            f"no format {format!r} to export to{did_you_mean(str(format), FORMATS)}; there are {', '.join(FORMATS)}"
         )
     variables = {name: unstack_blocks(tree) for name, tree in variables.items()}
     model = model.clone(scan=False) if getattr(model, "scan", False) else model
@@ -134,11 +135,11 @@ def _learned_size(model, params: Mapping) -> Pair:
     tower, own = (model.image_module(parent=None), params["image"]) if isinstance(model, CLIP) else (model, params)
     try:
         if isinstance(tower, ViT) and "pos_embed" in own:
-            return place(
+            return fit_positions(
                 own["pos_embed"].shape[1], tower.patch, tower.stem, (int(tower.has_cls and tower.posemb_cls),)
             )[0]
         if isinstance(tower, ModifiedResNet):
-            return place(own["attn_pool"]["pos_embed"].shape[-2], (32, 32), None, (1,))[0]
+            return fit_positions(own["attn_pool"]["pos_embed"].shape[-2], (32, 32), None, (1,))[0]
     except ConfigError as error:
         raise ConfigError(str(error).replace("the file's", "the model's")) from None
     raise ConfigError("the model's parameters do not show its image size; pass image_size")

@@ -44,7 +44,9 @@ def fit(params: Mapping, from_size: Pair, model, to_size: Pair, shapes: Mapping,
     wanted = flatten_dict(shapes, sep="/")
     params = (stack_blocks if any("blocks" in name.split("/") for name in wanted) else unstack_blocks)(params)
     before = flatten_dict(params, sep="/")
-    after = flatten_dict(model.resize_params(params, from_size, to_size, method), sep="/")
+    if hasattr(model, "resize_params"):  # a user's own module need not have it
+        params = model.resize_params(params, from_size, to_size, method)
+    after = flatten_dict(params, sep="/")
     fitted = Fitted({}, [], [], [], [name for name in after if name not in wanted])
     for name, value in wanted.items():
         if name not in after:

@@ -4,7 +4,7 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-from vision_jax.errors import ConfigError
+from vision_jax.errors import ConfigError, not_installed
 from vision_jax.files import printable
 from vision_jax.weights.readers import shards_of
 
@@ -58,10 +58,8 @@ class _Model:
         try:
             import huggingface_hub.errors
         except ImportError:
-            raise ConfigError(
-                f"'{printable(name)}' is no local file or folder, and a model of the hub needs the package 'huggingface_hub', "
-                'which is not installed: pip install "vision_jax[hub]"'
-            ) from None
+            what = f"'{printable(name)}' is no local file or folder, and a model of the hub"
+            raise not_installed(what, "huggingface_hub") from None
         self._hub, self.name, self.revision = huggingface_hub, name, revision
         self.folder: pathlib.Path | None = None
         self._is_unreachable = False

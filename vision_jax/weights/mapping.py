@@ -12,8 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from vision_jax.config import nearest
-from vision_jax.errors import ConfigError
+from vision_jax.errors import ConfigError, did_you_mean
 from vision_jax.weights.tensors import Tensor
 
 
@@ -57,7 +56,7 @@ class Report(NamedTuple):
 
 
 def import_variables(
-    tensors: Mapping[str, Tensor], table: Iterable[Entry], shapes: Mapping, ignored=(), place: Callable = np.asarray
+    tensors: Mapping[str, Tensor], table: Iterable[Entry], shapes: Mapping, ignored=(), as_array: Callable = np.asarray
 ) -> tuple[dict, Report]:
     """A model's variables, float32 arrays in nested dictionaries, from a file's tensors.
 
@@ -65,7 +64,7 @@ def import_variables(
         table: an entry for each parameter, and for each array of other collections, such as "batch_stats".
         shapes: the variables as `jax.eval_shape` gives them, of unrolled layers.
         ignored: names in the file that are known to hold nothing that a model needs, such as position indices.
-        place: what becomes of each array of the host, which may be a view of a larger one, before the next is read.
+        as_array: what becomes of each array of the host, which may be a view of a larger one, before the next is read.
             jnp.asarray transposes as it copies to a device.
 
     Raises:
@@ -76,7 +75,7 @@ def import_variables(
     if unknown := sorted(wanted.keys() ^ {_path(entry) for entry in table}):
         raise ConfigError(f"the table of names and the model differ in {_some(unknown)}")
     if missing := [entry.theirs for entry in table if entry.theirs not in tensors]:
-        raise ConfigError(f"the file lacks {_some(missing)}{nearest(missing[0], _alike(missing[0], tensors))}")
+        raise ConfigError(f"the file lacks {_some(missing)}{did_you_mean(missing[0], _alike(missing[0], tensors))}")
     for entry in table:
         if "float" not in (dtype := np.dtype(tensors[entry.theirs].dtype)).name:
             raise ConfigError(f"'{entry.theirs}' holds {dtype}, but parameters are floating-point numbers")
@@ -100,7 +99,7 @@ def import_variables(
     for theirs, entries in parts.items():  # each tensor is read once, and let go before the next
         array = np.asarray(tensors[theirs].read())
         for entry in entries:
-            variables[_path(entry)] = place(np.asarray(_layout(entry).to_ours(_part(array, entry)), np.float32))
+            variables[_path(entry)] = as_array(np.asarray(_layout(entry).to_ours(_part(array, entry)), np.float32))
     rest = [name for name in tensors if name not in parts]
     report = Report([name for name in rest if name not in ignored], [name for name in rest if name in ignored])
     return unflatten_dict(variables, sep="/"), report

@@ -14,7 +14,7 @@ from vision_jax.data.images import EvalTransform
 from vision_jax.errors import ConfigError
 from vision_jax.ops.patches import as_pair
 from vision_jax.ops.windows import Pair
-from vision_jax.weights.sources import Source, open_source
+from vision_jax.weights.sources import WeightsSource, open_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +64,10 @@ def preprocessing(
     Raises ConfigError where the source cannot be read or does not say.
     """
     wishes = {} if image_size is None else {"image_size": image_size}
-    return preprocessing_of(open_source(source, file, revision, wishes=wishes), image_size)
+    return preprocessing_of(open_weights(source, file, revision, wishes=wishes), image_size)
 
 
-def preprocessing_of(source: Source, image_size: int | Pair | None = None) -> Preprocessing:
+def preprocessing_of(source: WeightsSource, image_size: int | Pair | None = None) -> Preprocessing:
     """`preprocessing` of an opened source."""
     if not source.preprocessing:
         raise ConfigError(

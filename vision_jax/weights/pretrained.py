@@ -11,14 +11,14 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vision_jax.errors import ConfigError
 from vision_jax.files import printable
-from vision_jax.models.inference import init_variables, variable_shapes
+from vision_jax.models.inference import model_variables, variable_shapes
 from vision_jax.models.swin import Swin
 from vision_jax.ops.patches import as_pair
 from vision_jax.ops.windows import Pair
 from vision_jax.weights.families.swin_layout import learned_windows
 from vision_jax.weights.fitting import fit
 from vision_jax.weights.plausible import described_by
-from vision_jax.weights.sources import Source, open_source
+from vision_jax.weights.sources import WeightsSource, open_weights
 
 log = logging.getLogger(__name__)
 
@@ -63,20 +63,27 @@ def load_pretrained(
     return model, variables
 
 
+def class_names(
+    source: str | pathlib.Path, *, revision: str | None = None, file: Mapping[str, Any] | None = None
+) -> tuple[str, ...]:
+    """What the outputs of a source's model are called, in order; () where it does not say. Arguments as of `load_pretrained`."""
+    return open_weights(source, file, revision).class_names
+
+
 def open_pretrained(
     source: str | pathlib.Path, *, image_size=None, revision=None, checkpoint="last", file=None, **fields
-) -> tuple[Source, Any, dict]:
+) -> tuple[WeightsSource, Any, dict]:
     """What else a source says of itself, and what `load_pretrained` gives."""
     wishes = {name: fields[name] for name in _WISHES if name in fields}
     given = {name: value for name, value in fields.items() if name not in wishes} | dict(file or {})
     fields.pop("name", None)
     if image_size is not None:
         wishes["image_size"] = image_size
-    opened = open_source(source, given, revision, checkpoint, wishes)
+    opened = open_weights(source, given, revision, checkpoint, wishes)
     return opened, *_load(opened, image_size, fields)
 
 
-def _load(source: Source, image_size: int | Pair | None, fields: dict) -> tuple[Any, dict]:
+def _load(source: WeightsSource, image_size: int | Pair | None, fields: dict) -> tuple[Any, dict]:
     with described_by(source.path):
         to_size = as_pair(image_size or source.image_size)
         model = source.create_model(**_with_learned_windows(source, to_size, fields))
@@ -96,13 +103,13 @@ def _load(source: Source, image_size: int | Pair | None, fields: dict) -> tuple[
     return model, {"params": unflatten_dict(params, sep="/"), **others}
 
 
-def _tell(source: Source, what: str, names: list[str], level: int = logging.WARNING) -> None:
+def _tell(source: WeightsSource, what: str, names: list[str], level: int = logging.WARNING) -> None:
     if names:
         some = ", ".join(map(printable, names[:10])) + (", ..." if len(names) > 10 else "")
         log.log(level, "'%s': %d %s: %s", source.path, len(names), what, some)
 
 
-def _with_learned_windows(source: Source, image_size: Pair, fields: dict) -> dict:
+def _with_learned_windows(source: WeightsSource, image_size: Pair, fields: dict) -> dict:
     """Swin V2 in other windows goes on to measure offsets by those in which it learned them."""
     model = source.create_model(**fields)
     if isinstance(model, Swin) and model.version == 2 and "pretrained_window" not in fields:
@@ -118,7 +125,7 @@ def _initialised(model, image_size: Pair, names: list[str]) -> dict[str, jax.Arr
         return {}
 
     def init():
-        flat = flatten_dict(init_variables(model, image_size)["params"], sep="/")
+        flat = flatten_dict(model_variables(model, image_size)["params"], sep="/")
         return {name: flat[name] for name in names}
 
     return jax.jit(init)()

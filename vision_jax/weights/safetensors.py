@@ -15,7 +15,7 @@ from vision_jax import limits
 from vision_jax.errors import ConfigError
 from vision_jax.files import printable
 from vision_jax.weights.tensors import DTYPES, File, Tensor, Tensors, check_count, checked_shape, collected
-from vision_jax.weights.writing import dtype_and_shape, values_as_bytes, whole_file
+from vision_jax.weights.writing import dtype_and_shape, values_as_bytes, weights_file
 
 _LONGEST_HEADER = 100_000_000  # bytes; the format's own limit, by which a file is known
 _METADATA = "__metadata__"
@@ -108,7 +108,7 @@ def write_safetensors(path, tensors: Mapping[str, Any], metadata: Mapping[str, s
         header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with whole_file(path) as stream:
+    with weights_file(path) as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         for name in names:
             stream.write(values_as_bytes(name, tensors[name]))

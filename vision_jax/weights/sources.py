@@ -18,7 +18,7 @@ from vision_jax.models.registry import create_model
 from vision_jax.models.stacking import unstack_blocks
 from vision_jax.ops.windows import Pair
 from vision_jax.weights import work_folder
-from vision_jax.weights.families import clip, mae, swin, vit
+from vision_jax.weights.families import clip, clip_openai, mae, open_clip, swin, swin_timm, vit, vit_google, vit_timm
 from vision_jax.weights.families.description import Description, LeftOpen, pair, preprocessing, section
 from vision_jax.weights.families.processors import read_processor
 from vision_jax.weights.hub import fetch
@@ -26,6 +26,7 @@ from vision_jax.weights.mapping import Report, import_variables
 from vision_jax.weights.plausible import check_model, described_by
 from vision_jax.weights.readers import WEIGHT_FILES, open_tensors, unwrap
 from vision_jax.weights.tensors import Tensors
+from vision_jax.weights.work_folder import Outputs
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ _OF_TRANSFORMERS = {
 _WITH_ENCODER = (mae.describe_transformers, mae.describe_official)  # what takes name="vit"
 
 
-class Source(NamedTuple):
+class WeightsSource(NamedTuple):
     """A model in files, described; nothing but names and shapes was read."""
 
     path: pathlib.Path
@@ -57,10 +58,14 @@ class Source(NamedTuple):
     fields: dict[str, Any]  # for `create_model`
     image_size: Pair  # (height, width) in pixels that the parameters are for
     preprocessing: dict[str, Any]  # keys of the config's `data` section; {} where the source does not say
-    class_names: tuple[str, ...]  # () where the source does not say
+    outputs: Outputs  # of its classifier, or whatever it ends in
     tokenizer: str  # as the config's data.tokenizer; "" where the source has none
     resampling: str  # of tables of positions to another image size
-    read: Callable[..., tuple[dict, Report]]  # variables of unrolled layers, float32; place=: see import_variables
+    read: Callable[..., tuple[dict, Report]]  # variables of unrolled layers, float32; as_array=: see import_variables
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.outputs.names
 
     def create_model(self, **overrides):
         """Mappings among the overrides, such as fields of an image tower, are merged over the source's."""
@@ -70,13 +75,13 @@ class Source(NamedTuple):
         return create_model(self.name, **fields)
 
 
-def open_source(
+def open_weights(
     source: str | pathlib.Path,
     given: Mapping | None = None,
     revision: str | None = None,
     checkpoint: str | int = "last",
     wishes: Mapping | None = None,
-) -> Source:
+) -> WeightsSource:
     """The source that a path or an id of the hub names: see `pretrained.load_pretrained`.
 
     Args:
@@ -95,7 +100,7 @@ def open_source(
         return opened
 
 
-def _opened(path: pathlib.Path, checkpoint: str | int, given: dict, wishes: dict) -> Source:
+def _opened(path: pathlib.Path, checkpoint: str | int, given: dict, wishes: dict) -> WeightsSource:
     if work_folder.is_work_folder(path):
         run, name = _open_run(path, str(checkpoint)), given.get("name")
         if name not in (None, run.name):
@@ -104,30 +109,30 @@ def _opened(path: pathlib.Path, checkpoint: str | int, given: dict, wishes: dict
     return _open_foreign(unwrap(open_tensors(path)), given, wishes)
 
 
-def _open_run(path: pathlib.Path, checkpoint: str) -> Source:
+def _open_run(path: pathlib.Path, checkpoint: str) -> WeightsSource:
     folder = work_folder.locate(path, checkpoint)
     config = work_folder.read_run_config(folder.parent.parent)
     data, fields = config.data, to_dict(config.model)
     fields.pop("scan", None)
 
-    def read(place: Callable = np.asarray) -> tuple[dict, Report]:
-        variables = jax.tree.map(place, work_folder.load_variables(folder))
+    def read(as_array: Callable = np.asarray) -> tuple[dict, Report]:
+        variables = jax.tree.map(as_array, work_folder.load_variables(folder))
         return {name: unstack_blocks(tree) for name, tree in variables.items()}, Report([], [])
 
-    return Source(
+    return WeightsSource(
         path=folder,
         name=fields.pop("name"),
         fields=fields,
         image_size=pair(data.image_size),
         preprocessing=preprocessing(data, data.interpolation, data.eval_resize, data.eval_crop),
-        class_names=work_folder.class_names(folder.parent.parent),
+        outputs=work_folder.outputs_of(folder.parent.parent),
         tokenizer=data.tokenizer if config.task == "contrastive" else "",
         resampling="bilinear",
         read=read,
     )
 
 
-def _open_foreign(tensors: Tensors, given: dict, wishes: dict) -> Source:
+def _open_foreign(tensors: Tensors, given: dict, wishes: dict) -> WeightsSource:
     folder, config = tensors.path.parent, _config_beside(tensors.path)
     format, describe = _format_of(tensors, config)
     if describe in _WITH_ENCODER and wishes.get("name"):
@@ -143,21 +148,21 @@ def _open_foreign(tensors: Tensors, given: dict, wishes: dict) -> Source:
         raise ConfigError(f"its model has {len(described.table):,} arrays, more than the {limits.PARAMETERS:,} of any")
     vocabulary = any(all((folder / name).is_file() for name in names) for names in _VOCABULARIES)
 
-    def read(place: Callable = np.asarray) -> tuple[dict, Report]:
+    def read(as_array: Callable = np.asarray) -> tuple[dict, Report]:
         with described_by(tensors.path):
             shapes = variable_shapes(described.create_model(), described.image_size)
         try:
-            return import_variables(tensors, described.table, shapes, described.ignored, place)
+            return import_variables(tensors, described.table, shapes, described.ignored, as_array)
         except ConfigError as error:
             raise ConfigError(f"'{tensors.path}': {error}") from error
 
-    return Source(
+    return WeightsSource(
         path=tensors.path,
         name=described.name,
         fields=described.fields,
         image_size=described.image_size,
         preprocessing=preprocessing,
-        class_names=_class_names(config or {}, described),
+        outputs=Outputs(_class_names(config or {}, described)),
         tokenizer=(f"clip:{folder}" if vocabulary else "clip") if described.name == "clip" else "",
         resampling=_RESAMPLING[format],
         read=read,
@@ -197,7 +202,7 @@ def _format_of(tensors: Tensors, config: dict | None) -> tuple[str, Callable[...
     if config is None:
         return _format_of_names(tensors)
     if "model_cfg" in config or "vision_cfg" in config:
-        return "open_clip", clip.describe_open_clip
+        return "open_clip", open_clip.describe_open_clip
     if kind := config.get("model_type"):
         if not isinstance(kind, str) or kind not in _OF_TRANSFORMERS:
             raise ConfigError(
@@ -207,25 +212,25 @@ def _format_of(tensors: Tensors, config: dict | None) -> tuple[str, Callable[...
     if "architecture" in config:
         if not any(name.startswith("patch_embed.") for name in tensors):
             raise ConfigError(f"timm's {config['architecture']!r} is neither a ViT nor a Swin")
-        return "timm", swin.describe_timm if _is_swin(tensors) else vit.describe_timm
+        return "timm", swin_timm.describe_timm if _is_swin(tensors) else vit_timm.describe_timm
     raise ConfigError("config.json is neither transformers' (it has no model_type) nor timm's (nor architecture)")
 
 
 def _format_of_names(tensors: Tensors) -> tuple[str, Callable[..., Description]]:
     if any(name.startswith("visual.") for name in tensors):
         is_openai = "input_resolution" in tensors
-        return ("openai", clip.describe_official) if is_openai else ("open_clip", clip.describe_open_clip)
+        return ("openai", clip_openai.describe_official) if is_openai else ("open_clip", open_clip.describe_open_clip)
     if _is_swin(tensors):
         is_timm = "head.fc.weight" in tensors or (
             "layers.1.downsample.norm.weight" in tensors and "layers.0.downsample.norm.weight" not in tensors
         )
-        return ("timm", swin.describe_timm) if is_timm else ("microsoft", swin.describe_official)
+        return ("timm", swin_timm.describe_timm) if is_timm else ("microsoft", swin_timm.describe_official)
     if "patch_embed.proj.weight" in tensors:
         # MAE's fine-tuned models have timm's names and no config, but the arguments of their training.
         is_mae = mae.is_official(tensors) or "args.global_pool" in tensors.metadata
-        return ("mae", mae.describe_official) if is_mae else ("timm", vit.describe_timm)
+        return ("mae", mae.describe_official) if is_mae else ("timm", vit_timm.describe_timm)
     if any(name.endswith("embedding/kernel") for name in tensors):
-        return "google", vit.describe_official
+        return "google", vit_google.describe_official
     if any("embeddings." in name for name in tensors):
         raise ConfigError("weights of transformers need their config.json beside them, in a folder of their own")
     some = ", ".join(f"'{printable(name)}'" for name in list(tensors)[:3])

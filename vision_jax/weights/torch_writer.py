@@ -16,7 +16,7 @@ from vision_jax.errors import ConfigError
 from vision_jax.files import printable
 from vision_jax.weights.tensors import DTYPES
 from vision_jax.weights.torch_objects import STORAGES
-from vision_jax.weights.writing import dtype_and_shape, values_as_bytes, whole_file
+from vision_jax.weights.writing import dtype_and_shape, values_as_bytes, weights_file
 from vision_jax.weights.zip_archive import LOCAL_HEADER
 
 _STORAGES = {DTYPES[dtype]: name for name, dtype in STORAGES.items() if dtype}
@@ -39,7 +39,7 @@ def write_torch(path, tensors: Mapping[str, Any]) -> None:
             raise ConfigError(
                 f"'{path}': torch has no storage for '{printable(name)}' of dtype {dtype}, only for {known}"
             )
-    with whole_file(path) as stream, zipfile.ZipFile(stream, "w") as archive:
+    with weights_file(path) as stream, zipfile.ZipFile(stream, "w") as archive:
         _add(archive, stream, "data.pkl", _pickled(tensors))
         _add(archive, stream, "byteorder", b"little")
         for key, (name, tensor) in enumerate(tensors.items()):

@@ -4,18 +4,28 @@ import contextlib
 import json
 import pathlib
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vision_jax.config import Section, from_dict
+from vision_jax.data.classes import Labels, labels_of
 from vision_jax.errors import ConfigError
 from vision_jax.files import printable, read_object, user_path
 from vision_jax.models.stacking import path_name
 
 RECORD_ONLY = ("derived", "accepted")  # of config.json, what is no key of the config
+# How names of metrics began in work folders before evaluations had names of their own.
+_BEGAN = {
+    "eval/knn_": "knn/",
+    "eval/probe_": "linear_probe/",
+    "eval/zero_shot_": "zero_shot/",
+    "eval/retrieval_": "retrieval/",
+    "eval/psnr": "reconstruction/psnr",
+    "eval/": "classification/",
+}
 
 
 class DamagedCheckpoint(Exception):
@@ -37,16 +47,47 @@ def local_folder(workdir: str | pathlib.Path) -> pathlib.Path:
     return user_path(workdir).absolute()
 
 
-def class_names(workdir: pathlib.Path) -> tuple[str, ...]:
-    """What the classes of the training data are called, () where config.json does not say or is not there.
+class Outputs(NamedTuple):
+    """What a model's outputs are: their names, () where they are not known, and what makes answers of them.
 
-    Raises ConfigError where it cannot be read or has something else in their place.
+    The answers are probabilities of classes, of which one ("softmax") or any number ("sigmoid") is right; or numbers
+    ("identity"), once times `std` plus `mean`.
     """
+
+    names: tuple[str, ...] = ()
+    activation: str = "softmax"
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+
+def outputs_of(workdir: pathlib.Path) -> Outputs:
+    """Those of a run's model. Raises ConfigError where its config.json cannot be read or says something else of them."""
+    classes, targets = (_names(workdir, key) for key in ("class_names", "target_names"))
+    activation = read_run_record(workdir)["derived"].get("activation", "softmax")
+    if activation == "identity":
+        loss = read_run_config(workdir).loss
+        return Outputs(targets, activation, loss.get("mean", (0.0,)), loss.get("std", (1.0,)))
+    if activation not in ("softmax", "sigmoid"):
+        raise ConfigError(f"{workdir / 'config.json'}: derived.activation must be softmax, sigmoid or identity")
+    return Outputs(classes or targets if activation == "sigmoid" else classes, activation)
+
+
+def learned_labels(workdir: pathlib.Path, config) -> Labels:
+    """What a run's training data said of their labels; without a record of it, what its evaluation data say."""
+    names, targets = (_names(workdir, key) for key in ("class_names", "target_names"))
+    if names or targets or not config.data.eval:
+        return Labels(len(names), names, targets)
+    from vision_jax.data import open_source
+
+    return labels_of(open_source(config.data.eval, tfds_dir=config.data.tfds_dir))
+
+
+def _names(workdir: pathlib.Path, key: str) -> tuple[str, ...]:
     if not (workdir / "config.json").exists():
         return ()
-    names = read_run_record(workdir)["derived"].get("class_names", [])
+    names = read_run_record(workdir)["derived"].get(key, [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"{workdir / 'config.json'}: derived.class_names must be a list of names")
+        raise ConfigError(f"{workdir / 'config.json'}: derived.{key} must be a list of names")
     return tuple(names)
 
 
@@ -54,7 +95,9 @@ def read_run_config(workdir: pathlib.Path) -> Section:
     """The resolved config that a run saved in its work folder. Raises ConfigError."""
     record = read_run_record(workdir)
     try:
-        return from_dict({key: value for key, value in record.items() if key not in RECORD_ONLY})
+        config = from_dict({key: value for key, value in record.items() if key not in RECORD_ONLY})
+        config.checkpoint.best = _metric_now(config.checkpoint.best)
+        return config
     except ConfigError as error:
         raise ConfigError(f"{workdir / 'config.json'}: {printable(error, 1000)}") from error
     except Exception as error:  # of a number that no float can be, or of nesting without end
@@ -89,8 +132,14 @@ def metric_rows(workdir: pathlib.Path) -> list[dict]:
         with contextlib.suppress(ValueError, RecursionError):
             row = json.loads(line)
             if isinstance(row, dict) and isinstance(row.get("step"), int):
-                rows.append(row)
+                rows.append({_metric_now(name): value for name, value in row.items()})
     return rows
+
+
+def _metric_now(name: str) -> str:
+    """What a metric is called that an earlier version may have written."""
+    was = next((beginning for beginning in _BEGAN if name.startswith(beginning)), "")
+    return _BEGAN.get(was, "") + name.removeprefix(was)
 
 
 def metric_values(workdir: pathlib.Path, metric: str) -> dict[int, float]:

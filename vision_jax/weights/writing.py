@@ -2,34 +2,24 @@
 
 import contextlib
 import math
-import os
 import pathlib
-import secrets
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from vision_jax.errors import ConfigError
+from vision_jax.files import whole_file
 
 
 @contextlib.contextmanager
-def whole_file(path: pathlib.Path) -> Iterator[BinaryIO]:
-    """A stream into a file beside `path` that takes its place when the block ends, and vanishes where the block fails.
-
-    Raises ConfigError where the file cannot be written.
-    """
-    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
+def weights_file(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """`whole_file` that raises ConfigError where the file cannot be written."""
     try:
-        with open(part, "xb") as stream:
+        with whole_file(path) as stream:
             yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(path)
     except OSError as error:
         raise ConfigError(f"'{path}' cannot be written ({error.strerror or error})") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def dtype_and_shape(tensor: Any) -> tuple[np.dtype, tuple[int, ...]]:

@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw
 
 from vision_jax.command_line import report_errors
 from vision_jax.data import open_source
-from vision_jax.evaluation.zero_shot import ZeroShotEvaluator
+from vision_jax.evaluation import make_evaluator
 from vision_jax.main import parse
 from vision_jax.tasks import make_task
 from vision_jax.training import loop
@@ -183,7 +183,8 @@ def classify(config, workdir: pathlib.Path, data: pathlib.Path) -> np.ndarray:
                         "classes": str(classes_file(data, name, naming)),
                         "templates": str(data / templates),
                     }
-                    accuracy.append(ZeroShotEvaluator(task, config, mesh).run(variables)["zero_shot_top1"])
+                    made = make_evaluator("zero_shot", config.evals.zero_shot, task, config, mesh)
+                    accuracy.append(made.run(variables)["top1"])
     return np.array(accuracy).reshape(len(SOURCES), len(NAMINGS), -1)
 
 

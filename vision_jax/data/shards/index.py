@@ -17,7 +17,6 @@ import io
 import json
 import os
 import pathlib
-import secrets
 import sys
 import tempfile
 import zlib
@@ -41,7 +40,7 @@ from vision_jax.data.shards.pairs import (
     read,
 )
 from vision_jax.errors import ConfigError
-from vision_jax.files import allowance, open_regular, parse_json, printable, size_on_disk
+from vision_jax.files import allowance, open_regular, parse_json, printable, size_on_disk, whole_file
 
 EMPTY_PICTURE = "empty picture"
 NO_PICTURE = "caption without picture"
@@ -249,14 +248,10 @@ def _keep(shard: Shard, pairs: np.ndarray, skipped: Skipped) -> Index:
     )
     places = _places(shard)
     for path in places:
-        part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")  # other processes may do the same
-        try:
+        with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(json.dumps(head).encode() + b"\n" + pairs.tobytes())
-            part.replace(path)
+            with whole_file(path) as stream:
+                stream.write(json.dumps(head).encode() + b"\n" + pairs.tobytes())
             return _load(path, shard)
-        except OSError:
-            with contextlib.suppress(OSError):
-                part.unlink()
     folders = ", ".join(str(path.parent) for path in places)
     raise ConfigError(f"the index of shard '{printable(shard.path)}' can be written to none of {folders}")

@@ -8,6 +8,7 @@ index; those of shard i are rows[starts[i]:starts[i + 1]].
 import io
 import json
 import os
+import pathlib
 import re
 import struct
 import zipfile
@@ -19,7 +20,7 @@ import numpy as np
 from vision_jax import limits
 from vision_jax.data.shards.pairs import Shard
 from vision_jax.errors import ConfigError
-from vision_jax.files import allowance, open_regular, parse_json, printable
+from vision_jax.files import allowance, open_regular, parse_json, printable, whole_file
 
 SUFFIX = ".npz"
 _DTYPES = {"shards": "|u1", "sizes": "<i8", "lengths": "<i8", "starts": "<i8", "rows": "<u4"}
@@ -45,7 +46,7 @@ def write(path: str, shards: Sequence[Shard], lengths: Sequence[int], kept: np.n
     bounds = np.cumsum([0, *lengths])
     starts = np.searchsorted(kept, bounds)
     rows = kept - np.repeat(bounds[:-1], np.diff(starts))
-    with open(f"{path}.part", "wb") as stream:
+    with whole_file(pathlib.Path(path)) as stream:
         np.savez(
             stream,
             shards=np.frombuffer(json.dumps(names).encode(), np.uint8),
@@ -54,7 +55,6 @@ def write(path: str, shards: Sequence[Shard], lengths: Sequence[int], kept: np.n
             starts=starts.astype(np.int64),
             rows=rows.astype(np.uint32),
         )
-    os.replace(f"{path}.part", path)
 
 
 def read(path: str) -> dict:

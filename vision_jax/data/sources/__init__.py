@@ -6,26 +6,39 @@ from typing import NotRequired, Protocol, TypedDict
 
 import numpy as np
 
+from vision_jax import parts
 from vision_jax.config import SOURCE
-from vision_jax.data.sources.digits import Digits
-from vision_jax.data.sources.folder import Folder
 from vision_jax.data.sources.mix import Mix
-from vision_jax.data.sources.shapes import Shapes
+from vision_jax.data.sources.own import Own
 from vision_jax.data.sources.share import Share
-from vision_jax.data.sources.tfds import Tfds
-from vision_jax.data.sources.wds import Wds
-from vision_jax.errors import ConfigError
+from vision_jax.errors import ConfigError, did_you_mean
+
+SOURCES = {
+    "digits": "vision_jax.data.sources.digits:Digits",
+    "folder": "vision_jax.data.sources.folder:Folder",
+    "csv": "vision_jax.data.sources.csv:Csv",
+    "shapes": "vision_jax.data.sources.shapes:Shapes",
+    "tfds": "vision_jax.data.sources.tfds:Tfds",
+    "wds": "vision_jax.data.sources.wds:Wds",
+}
+_SHARE = re.compile(r"(.*)\[(?:(\d{1,3})%)?:(?:(\d{1,3})%)?\]", re.DOTALL)
 
 
 class Example(TypedDict):
     image: bytes | np.ndarray  # an encoded file, or uint8[H, W, C]
-    label: int
     name: str  # for messages: which file or record this is
+    label: NotRequired[int]  # the number of its class
+    labels: NotRequired[tuple[int, ...]]  # the numbers of all its classes
+    targets: NotRequired[tuple[float, ...]]  # numbers, as many as the source has `target_names`
     captions: NotRequired[tuple[str, ...]]  # texts that describe the picture; absent where a source has none
 
 
 class Source(Protocol):
-    """Random access to examples. A source is picklable: every worker process gets a copy."""
+    """Random access to examples. A source is picklable: every worker process gets a copy.
+
+    It may say more of itself: `labels`, each example's class, by which a share of it has all classes alike;
+    `target_names`; `fingerprint()`, see `vision_jax.data.fingerprints`.
+    """
 
     num_classes: int
     class_names: tuple[str, ...]
@@ -39,10 +52,12 @@ def open_source(spec: str | tuple, *, tfds_dir: str = "") -> Source:
     """The source that `spec` names.
 
     Args:
-        spec: "digits:train", "digits:test", "shapes:train", "shapes:test", "folder:PATH", "tfds:NAME:SPLIT",
-            "wds:PATH/{000..099}.tar", or ((spec, weight), ...) for a mix whose examples come in the proportions of the
-            weights (its classes: see `Mix`). "folder:PATH[:10%]" and "digits:train[:10%]" are the first tenth of each
-            class; TFDS has slices of its own, "tfds:NAME:train[:10%]", which know no classes.
+        spec: "digits:train", "digits:test", "shapes:train", "shapes:test", "folder:PATH", "csv:FILE", "tfds:NAME:SPLIT",
+            "wds:PATH/{000..099}.tar"; "package.module:Attribute" or "package.module:Attribute:REST" for one's own, which
+            is called with REST; or ((spec, weight), ...) for a mix whose examples come in the proportions of the weights
+            (its classes: see `Mix`). "folder:PATH[:80%]" and "folder:PATH[80%:]" are the first four fifths of each class
+            and the rest, and so for the others; TFDS has slices of its own, "tfds:NAME:train[:10%]", which know no
+            classes.
         tfds_dir: folder of prepared TFDS data sets; empty: TFDS's own default.
 
     Raises:
@@ -50,21 +65,29 @@ def open_source(spec: str | tuple, *, tfds_dir: str = "") -> Source:
     """
     if isinstance(spec, tuple | list):
         return _open_mix(tuple(spec), tfds_dir)
-    kind, _, rest = spec.partition(":") if isinstance(spec, str) else ("", "", "")
-    if kind in ("digits", "folder") and (share := re.fullmatch(r"(.*)\[:(\d+)%\]", rest)):
-        return Share(open_source(f"{kind}:{share[1]}"), int(share[2]))
-    match kind:
-        case "digits":
-            return Digits(rest)
-        case "folder":
-            return Folder(rest)
-        case "shapes":
-            return Shapes(rest)
-        case "tfds":
-            return Tfds(rest, tfds_dir)
-        case "wds":
-            return Wds(rest)
-    raise ConfigError(f"no such data source: {spec!r}; expected {SOURCE}")
+    kind, colon, rest = spec.partition(":") if isinstance(spec, str) else ("", "", "")
+    if not colon and kind not in SOURCES:
+        raise ConfigError(f"no such data source: {spec!r}; expected {SOURCE}")
+    if kind != "tfds" and (share := _SHARE.fullmatch(spec)) and (share[2] or share[3]):
+        return Share(open_source(share[1]), int(share[2] or 0), int(share[3] or 100))
+    if kind not in SOURCES:
+        return _open_own(spec)
+    opened = parts.find("data source", kind, SOURCES)
+    return opened(rest, tfds_dir) if kind == "tfds" else opened(rest)
+
+
+def _open_own(spec: str) -> Own:
+    module, attribute, *rest = spec.split(":", 2)
+    close = did_you_mean(module, SOURCES)
+    if close.startswith("; did") and not parts.has_module(module):
+        raise ConfigError(f"no such data source: {spec!r}{close}")
+    source = parts.find("data source", f"{module}:{attribute}", SOURCES, "__getitem__")
+    if rest or isinstance(source, type) or not hasattr(source, "__getitem__"):
+        try:
+            source = source(*rest)
+        except TypeError as error:
+            raise ConfigError(f"data source {spec!r}: {error}") from error
+    return Own(source, spec)
 
 
 def _open_mix(pairs: tuple, tfds_dir: str) -> Mix:

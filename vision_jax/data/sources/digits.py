@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from vision_jax.config import nearest
 from vision_jax.data.fingerprints import digest
-from vision_jax.errors import ConfigError
+from vision_jax.errors import ConfigError, did_you_mean
 
 _TEST_EXAMPLES = 360
 
@@ -22,7 +21,7 @@ class Digits:
 
     def __init__(self, split: str):
         if split not in ("train", "test"):
-            raise ConfigError(f"no split {split!r} of the digits{nearest(split, ('train', 'test'))}")
+            raise ConfigError(f"no split {split!r} of the digits{did_you_mean(split, ('train', 'test'))}")
         from sklearn.datasets import load_digits
 
         data = load_digits()

@@ -4,7 +4,7 @@ import bisect
 import itertools
 from collections.abc import Sequence
 
-from vision_jax.data.classes import names_of, renumbered
+from vision_jax.data.classes import labels_of, names_of, renumbered
 from vision_jax.data.fingerprints import fingerprint
 from vision_jax.errors import ConfigError
 
@@ -35,7 +35,11 @@ class Mix:
         )
         self.names, self.weights = tuple(names), tuple(map(float, weights))
         self.offsets = tuple(itertools.accumulate(map(len, parts), initial=0))  # of each part; the last is the total
-        self.num_classes, self.class_names = whole.num_classes, whole.class_names
+        self.num_classes, self.class_names, self.target_names = labels_of(whole)
+        if other := [name for name, part in zip(names, parts, strict=True) if labels_of(part)[2] != self.target_names]:
+            raise ConfigError(
+                f"mixed data sources must have the same targets: {whole_name!r} has others than {other[0]!r}"
+            )
 
     def fingerprint(self) -> dict[str, str]:
         whole = [fingerprint(part) for part in self.parts]

@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vision_jax.config import nearest
 from vision_jax.data.fingerprints import digest
-from vision_jax.errors import ConfigError
+from vision_jax.errors import ConfigError, did_you_mean
 
 SIZES = {"small": (11, 14), "large": (20, 24)}  # range of the diameter, in pixels
 COLORS = {
@@ -66,7 +65,7 @@ class Shapes:
 
     def __init__(self, split: str):
         if split not in ("train", "test"):
-            raise ConfigError(f"no split {split!r} of the shapes{nearest(split, ('train', 'test'))}")
+            raise ConfigError(f"no split {split!r} of the shapes{did_you_mean(split, ('train', 'test'))}")
         things = [Thing(*values) for values in itertools.product(SIZES, COLORS, SHAPES)]
         scenes = [Scene(*values) for values in itertools.product(things, OPPOSITES, things) if values[0] != values[2]]
         scenes = [scenes[i] for i in np.random.RandomState(0).permutation(len(scenes))]

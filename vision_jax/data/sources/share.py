@@ -1,25 +1,32 @@
-"""A part of a source, as experiments with few labels take it."""
+"""A part of a source: for experiments with few labels, or to hold some of it out."""
 
 import collections
 
+from vision_jax.data.classes import labels_of
 from vision_jax.data.fingerprints import fingerprint
 from vision_jax.errors import ConfigError
 
 
 class Share:
-    """The first `percent` of each class of a source that tells its `labels`, rounded, and at least one of each."""
+    """Of each class of a source that tells its `labels` the examples from `start` to `stop` percent of them, rounded.
 
-    def __init__(self, source, percent: int):
-        if not 1 <= percent <= 100:
-            raise ConfigError(f"a share of a data source is 1 to 100 percent of each class, got [:{percent}%]")
-        self.source, self.num_classes, self.class_names = source, source.num_classes, source.class_names
-        totals = collections.Counter(source.labels)
-        taken: collections.Counter = collections.Counter()
+    The first of each class is in every share that starts at 0. A source without `labels` counts as one class.
+    """
+
+    def __init__(self, source, start: int, stop: int):
+        if not 0 <= start < stop <= 100:
+            raise ConfigError(f"a share of a data source is [START%:STOP%] of each class, got [{start}%:{stop}%]")
+        self.source, (self.num_classes, self.class_names, self.target_names) = source, labels_of(source)
+        labels = list(getattr(source, "labels", ())) or [0] * len(source)
+        totals, seen = collections.Counter(labels), collections.Counter()
         self._ids = []
-        for id, label in enumerate(source.labels):
-            if taken[label] < max(round(totals[label] * percent / 100), 1):
-                taken[label] += 1
+        for id, label in enumerate(labels):
+            first, end = (max(round(totals[label] * percent / 100), percent > 0) for percent in (start, stop))
+            if first <= seen[label] < end:
                 self._ids.append(id)
+            seen[label] += 1
+        if not self._ids:
+            raise ConfigError(f"[{start}%:{stop}%] of {len(source)} examples of {len(totals)} classes is none")
 
     def fingerprint(self) -> dict[str, str]:
         whole = fingerprint(self.source)

@@ -5,8 +5,7 @@ import re
 
 import numpy as np
 
-from vision_jax.config import nearest
-from vision_jax.errors import ConfigError
+from vision_jax.errors import ConfigError, did_you_mean
 
 # NAME, NAME/CONFIG, NAME:VERSION or NAME/CONFIG:VERSION, a colon, and a split such as train, train[:90%], train+test.
 _SPEC = re.compile(r"(?P<name>[^:]+(?::[\d*]+\.[\d*]+\.[\d*]+)?):(?P<split>.+)")
@@ -46,7 +45,7 @@ class Tfds:
             )
         except (ValueError, KeyError):
             splits = sorted(builder.info.splits)
-            guess = nearest(split, splits)
+            guess = did_you_mean(split, splits)
             known = "" if "known" in guess else f" (splits: {', '.join(splits)})"
             raise ConfigError(f"TFDS data set '{name}' has no split '{split}'{guess}{known}") from None
         self._version = f"version {builder.info.version}"
@@ -84,7 +83,7 @@ def _not_found(name: str, data_dir: str) -> str:
     if os.path.isdir(data_dir):
         known |= set(os.listdir(data_dir))
     if base not in known:
-        return f"no TFDS data set '{base}' is known or prepared in '{data_dir}'{nearest(base, known)}"
+        return f"no TFDS data set '{base}' is known or prepared in '{data_dir}'{did_you_mean(base, known)}"
     command = (
         'python -c "import tensorflow_datasets as tfds; '
         f"tfds.builder('{name}', data_dir='{data_dir}', file_format='array_record').download_and_prepare()\""

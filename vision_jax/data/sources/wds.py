@@ -56,7 +56,7 @@ class Wds:
                 f"; {count} x {reason}: {printable(names[0])}" for reason, (count, names) in skipped.items()
             )
             raise ConfigError(f"{name} holds no picture with a caption{reasons}")
-        for line in (f"{name}: skipped {line}" for line in describe(skipped)):
+        for line in (f"{name}: skipped {line}" for line in skipped_lines(skipped)):
             if line not in _reported:
                 _reported.add(line)
                 print(line, file=sys.stderr, flush=True)
@@ -92,7 +92,7 @@ class Wds:
         }
 
 
-def describe(skipped: dict[str, tuple[int, list[str]]]) -> list[str]:
+def skipped_lines(skipped: dict[str, tuple[int, list[str]]]) -> list[str]:
     """A line for each reason: how many were left out, and the names of the first."""
     return [
         f"{count} x {reason}: {', '.join(map(printable, names))}{', ...' if count > len(names) else ''}"

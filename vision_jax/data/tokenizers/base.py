@@ -25,7 +25,7 @@ class Tokenizer:
         self.vocab_size, self.context_length = vocab_size, context_length
         self.start_id, self.end_id = vocab_size - 2, vocab_size - 1
 
-    def encode(self, text: str) -> list[int]:
+    def token_ids(self, text: str) -> list[int]:
         """The tokens of `text` alone, however many."""
         raise NotImplementedError
 
@@ -48,7 +48,7 @@ class Tokenizer:
                     f"the text {_abbreviated(text)} has {len(text):,} characters, more than the "
                     f"{limits.TEXT_CHARACTERS:,} that are read"
                 )
-            tokens = self.encode(text[: limits.TEXT_CHARACTERS])
+            tokens = self.token_ids(text[: limits.TEXT_CHARACTERS])
             kept = tokens[: self.context_length - 2]
             if len(kept) < len(tokens) and not truncate:
                 raise ConfigError(

@@ -9,5 +9,5 @@ class Bytes(Tokenizer):
     def __init__(self, context_length: int):
         super().__init__(vocab_size=259, context_length=context_length)
 
-    def encode(self, text: str) -> list[int]:
+    def token_ids(self, text: str) -> list[int]:
         return [byte + 1 for byte in text.encode("utf-8", errors="replace")]

@@ -5,7 +5,7 @@ import importlib
 
 from vision_jax.data.tokenizers.base import Tokenizer
 from vision_jax.data.tokenizers.vocabulary import Vocabulary, byte_symbols
-from vision_jax.errors import ConfigError
+from vision_jax.errors import not_installed
 
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 _CACHED_WORDS = 2**16
@@ -38,7 +38,7 @@ class Clip(Tokenizer):
     def __reduce__(self):
         return Clip, (self._vocabulary, self.context_length)
 
-    def encode(self, text: str) -> list[int]:
+    def token_ids(self, text: str) -> list[int]:
         cached = self._cache.get
         return [id for word in self._split(self._clean(text)) for id in cached(word) or self._merged(word)]
 
@@ -61,7 +61,4 @@ def _required(name: str):
     try:
         return importlib.import_module(name)
     except ImportError:
-        package = name.partition(".")[0]
-        raise ConfigError(
-            f"CLIP's tokenizer needs the package '{package}', which is not installed: pip install \"vision_jax[clip]\""
-        ) from None
+        raise not_installed("CLIP's tokenizer", name.partition(".")[0], "ftfy regex tokenizers") from None

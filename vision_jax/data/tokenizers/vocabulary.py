@@ -9,7 +9,7 @@ import zlib
 from typing import NamedTuple
 
 from vision_jax import limits
-from vision_jax.errors import ConfigError
+from vision_jax.errors import ConfigError, not_installed
 from vision_jax.files import printable, read_json, read_regular
 
 _FILE = "bpe_simple_vocab_16e6.txt.gz"
@@ -185,10 +185,7 @@ def _from_hub(model: str) -> Vocabulary:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
     except ImportError:
-        raise ConfigError(
-            f"tokenizer 'clip:{model}' needs the package 'huggingface_hub', which is not installed: "
-            'pip install "vision_jax[clip]"'
-        ) from None
+        raise not_installed(f"tokenizer 'clip:{model}'", "huggingface_hub") from None
     try:
         try:
             hf_hub_download(model, "merges.txt")

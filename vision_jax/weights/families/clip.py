@@ -11,11 +11,8 @@ from vision_jax.weights.families.clip_openai import (
     VIT,
     check_end,
     check_text_eps,
-    constants_official,
-    describe_official,
     described,
     end_entries,
-    table_official,
     tower_of,
 )
 from vision_jax.weights.families.description import (
@@ -32,20 +29,7 @@ from vision_jax.weights.families.description import (
     whole,
 )
 from vision_jax.weights.families.entries import conv, dense, norm
-from vision_jax.weights.families.open_clip import config_open_clip, describe_open_clip, table_open_clip
 from vision_jax.weights.mapping import Entry
-
-__all__ = [
-    "config_open_clip",
-    "config_transformers",
-    "constants_official",
-    "describe_official",
-    "describe_open_clip",
-    "describe_transformers",
-    "table_official",
-    "table_open_clip",
-    "table_transformers",
-]
 
 # CLIPVisionConfig's and CLIPTextConfig's defaults, as far as shapes do not show them.
 _VISION = {"num_attention_heads": 12, "image_size": 224, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}

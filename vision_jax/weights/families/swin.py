@@ -34,25 +34,7 @@ from vision_jax.weights.families.swin_layout import (
     shape_fields,
     stage_maps,
 )
-from vision_jax.weights.families.swin_timm import (
-    config_timm,
-    describe_official,
-    describe_timm,
-    table_official,
-    table_timm,
-)
 from vision_jax.weights.mapping import Entry
-
-__all__ = [
-    "config_timm",
-    "config_transformers",
-    "describe_official",
-    "describe_timm",
-    "describe_transformers",
-    "table_official",
-    "table_timm",
-    "table_transformers",
-]
 
 # SwinConfig's and Swinv2Config's defaults, for config.json written by hand or by old versions.
 DEFAULTS = {

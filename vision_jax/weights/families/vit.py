@@ -25,22 +25,7 @@ from vision_jax.weights.families.description import (
     whole,
 )
 from vision_jax.weights.families.entries import conv, dense, norm
-from vision_jax.weights.families.vit_google import describe_official, table_official
-from vision_jax.weights.families.vit_timm import config_timm, constants_timm, describe_timm, table_timm
 from vision_jax.weights.mapping import Entry
-
-__all__ = [
-    "config_timm",
-    "config_transformers",
-    "constants_timm",
-    "constants_transformers",
-    "describe_official",
-    "describe_timm",
-    "describe_transformers",
-    "table_official",
-    "table_timm",
-    "table_transformers",
-]
 
 # ViTConfig's defaults, for config.json written by hand or by old versions.
 DEFAULTS = {

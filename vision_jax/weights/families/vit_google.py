@@ -20,7 +20,7 @@ from vision_jax.weights.families.description import (
     preprocessing,
     shape_of,
 )
-from vision_jax.weights.families.vit_timm import place
+from vision_jax.weights.families.vit_timm import fit_positions
 from vision_jax.weights.mapping import Entry, Layout
 
 _PREFIXES = ("", "opt/target/", "params/", "params/img/", "img/")
@@ -63,7 +63,7 @@ def describe_official(config: Mapping | None, tensors: Mapping, given: Mapping |
     size = given.pop("image_size", None)
     if f"{prefix}{names.positions}" in tensors:
         rows, sizes = shape_of(tensors, f"{prefix}{names.positions}", 3)[1], [pair(size)] if size else []
-        image_size, before = place(rows, tuple(patch), fields["stem"], (int(has_cls), 0), sizes, bool(size))
+        image_size, before = fit_positions(rows, tuple(patch), fields["stem"], (int(has_cls), 0), sizes, bool(size))
         fields["posemb_cls"] = bool(before)
     elif size is None:
         raise LeftOpen("image_size", "the file has no positions, which would show its image size; pass image_size")

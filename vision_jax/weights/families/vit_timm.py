@@ -110,7 +110,9 @@ def read_fields(tensors: Mapping, given: dict, sizes: Iterable) -> tuple[dict[st
         return {**fields, "posemb": "none"}, pair(size)
     rows = shape_of(tensors, "pos_embed", 3)[1]
     sizes = list(sizes) if size is None else [pair(size)]
-    image_size, prefix = place(rows, tuple(patch), fields["stem"], (has_cls + registers, 0), sizes, size is not None)
+    image_size, prefix = fit_positions(
+        rows, tuple(patch), fields["stem"], (has_cls + registers, 0), sizes, size is not None
+    )
     if prefix and registers:
         raise ConfigError("the file has positions of registers, which our ViT has not")
     return {**fields, "posemb_cls": bool(prefix)}, image_size
@@ -121,7 +123,7 @@ def outputs(tensors: Mapping, name: str) -> int | None:
     return shape_of(tensors, f"{name}.weight", 2)[0] if f"{name}.weight" in tensors else None
 
 
-def place(
+def fit_positions(
     rows: int,
     patch: tuple[int, int],
     stem: tuple[int, ...] | None,

@@ -1,0 +1,227 @@
+"""Training, and what came of it, from Python: a script, a notebook, a loop of one's own.
+
+run = vj.train("vit_digits", overrides={"batch_size": 32, "model.width": 64})
+run.history["classification/top1"].value, run.variables, run.predict("seven.png")
+"""
+
+import copy
+import json
+import pathlib
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vision_jax import parts
+from vision_jax.command_line import load_config, set_key
+from vision_jax.config import Section, from_dict
+from vision_jax.errors import ConfigError, Stopped, not_installed
+from vision_jax.weights.work_folder import learned_labels, local_folder, metric_rows, outputs_of, read_run_config
+
+
+class Series(NamedTuple):
+    """What was reported of a metric: step int[n], value float[n], NaN where it was not finite."""
+
+    step: np.ndarray
+    value: np.ndarray
+
+
+def train(
+    config: str | pathlib.Path | Mapping,
+    workdir: str | pathlib.Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    model=None,
+    task=None,
+    train_data=None,
+    eval_data=None,
+    evaluators: Mapping[str, Any] | None = None,
+    callbacks: Sequence[Callable[[int, dict], None]] = (),
+    accept: Sequence[str] = (),
+) -> "Run":
+    """Trains what a config describes in `workdir`, or goes on with the run there.
+
+    A signal, as a notebook's interrupt, stops it after a step, with everything saved; `resume()` goes on.
+
+    Args:
+        config: a file, the name of one that comes with the package (each with ":ARG" where it takes one), a dictionary of
+            what differs from the defaults, or a config. It stays as it is.
+        workdir: of the run; a new temporary folder by default.
+        overrides: values by dotted key, as "model.width".
+        model: a flax.linen.Module, or what makes one of `config.model`'s fields.
+        task: a class such as `vision_jax.tasks.classification.Classification`.
+        train_data, eval_data: sources: `len` and `[i]`, see `vision_jax.data.sources`.
+        evaluators: name -> an evaluator, or a class of them, see `vision_jax.evaluation`.
+        callbacks: `callback(step, metrics)` after every report.
+        accept: changes since the run began that are wanted, as of the command line.
+
+    Raises:
+        ConfigError: for what cannot run; RunError: where something outside the config ends it.
+    """
+    config = as_config(config)
+    objects = {"model": model, "task": task, "train": train_data, "eval": eval_data}
+    objects |= {f"evaluator_{name}": evaluator for name, evaluator in (evaluators or {}).items()}
+    objects = {name: part for name, part in objects.items() if part is not None}
+    for key, value in [*map(_place, objects), *(overrides or {}).items()]:
+        set_key(config, key, value)
+    folder = tempfile.mkdtemp(prefix="vision_jax_") if workdir is None else workdir
+    return Run(folder, objects, config)._train(accept, callbacks)
+
+
+def as_config(config: str | pathlib.Path | Mapping) -> Section:
+    """A config of the caller's own; see `train`."""
+    if isinstance(config, Section):
+        return copy.deepcopy(config)
+    return from_dict(config) if isinstance(config, Mapping) else load_config(str(config))
+
+
+def _place(name: str) -> tuple[str, Any]:
+    """The key of the config that an object stands for, and the value that names it."""
+    spec = f"{parts.GIVEN}:{name}"
+    if name.startswith("evaluator_"):
+        return f"evals.{name.removeprefix('evaluator_')}", {"kind": spec}
+    return {"model": "model.name", "task": "task", "train": "data.train", "eval": "data.eval"}[name], spec
+
+
+def open_run(workdir: str | pathlib.Path, **objects) -> "Run":
+    """A finished run, or one that is under way; `objects`: those that `train` was given, for what needs them."""
+    run = Run(workdir, {name: part for name, part in objects.items() if part is not None})
+    run.config  # noqa: B018  # raises where there is no run
+    return run
+
+
+def evaluate(
+    workdir: str | pathlib.Path, checkpoint: str | int = "last", overrides: Mapping[str, Any] | None = None, **objects
+) -> dict[str, float]:
+    """Runs every evaluation of a run's config, changed by `overrides`, on a checkpoint: {"NAME/METRIC": value}."""
+    return open_run(workdir, **objects).evaluate(checkpoint, overrides)
+
+
+class Run:
+    """A run in its work folder. What it says is read when it is asked for, so that one under way tells how far it is."""
+
+    def __init__(self, workdir: str | pathlib.Path, objects: Mapping[str, Any] | None = None, config=None):
+        self.workdir, self._objects, self._config = local_folder(workdir), dict(objects or {}), config
+
+    def __repr__(self) -> str:
+        state = f"finished, {self.step} steps" if self.summary else f"at step {self.step}"
+        return f"Run({str(self.workdir)!r}, {state})"
+
+    @property
+    def config(self) -> Section:
+        """The run's own, with what the data add to it. Raises ConfigError where there is none."""
+        return read_run_config(self.workdir)
+
+    @property
+    def history(self) -> dict[str, Series]:
+        """What metrics.jsonl holds, by metric."""
+        found: dict[str, list] = {}
+        for row in metric_rows(self.workdir):
+            for name, value in row.items():
+                if name != "step":
+                    found.setdefault(name, []).append((row["step"], np.nan if value is None else value))
+        return {name: Series(*map(np.array, zip(*points, strict=True))) for name, points in found.items()}
+
+    @property
+    def step(self) -> int:
+        """The newest that is saved; 0 where none is."""
+        from vision_jax.weights.work_folder import checkpoint_steps
+
+        return max(checkpoint_steps(self.workdir / "checkpoints"), default=0)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """summary.json of a run that has ended, {} before."""
+        path = self.workdir / "summary.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the model's outputs are called, in order; () where they have no names."""
+        return outputs_of(self.workdir).names
+
+    @property
+    def model(self):
+        """The module, as the run trains it."""
+        return self._task().model
+
+    @property
+    def variables(self) -> dict:
+        """Those that evaluation uses, of the newest checkpoint; see `load` for others."""
+        return self.load()[1]
+
+    def load(self, checkpoint: str | int = "last") -> tuple[Any, dict]:
+        """(model, variables) of a checkpoint: "last", "best" or a step; as `vj.load_pretrained`."""
+        from vision_jax.weights.pretrained import load_pretrained
+
+        with parts.given(self._objects):
+            return load_pretrained(self.workdir, checkpoint=checkpoint)
+
+    def predict(self, images, checkpoint: str | int = "last", **options) -> list:
+        """What the model sees in pictures: see `vj.predict`."""
+        from vision_jax.predict import predict
+
+        with parts.given(self._objects):
+            return predict(self.workdir, images, checkpoint=str(checkpoint), **options)
+
+    def evaluate(self, checkpoint: str | int = "last", overrides: Mapping[str, Any] | None = None) -> dict[str, float]:
+        """Runs every evaluation of the config on a checkpoint; {"NAME/METRIC": value}."""
+        from vision_jax.training.loop import evaluate
+
+        config = self.config
+        for key, value in (overrides or {}).items():
+            set_key(config, key, value)
+        with parts.given(self._objects):
+            return evaluate(config, self.workdir, str(checkpoint), told=False)
+
+    def resume(self, overrides: Mapping[str, Any] | None = None, accept: Sequence[str] = (), callbacks=()) -> "Run":
+        """Goes on from the newest checkpoint; with `accept=["duration"]` and a longer one beyond the end, too."""
+        config = self._config if self._config is not None else self.config
+        for key, value in (overrides or {}).items():
+            set_key(config, key, value)
+        self._config = config
+        return self._train(accept, callbacks)
+
+    def plot(self, *metrics: str):
+        """A matplotlib figure of metrics over steps, by default all losses and what evaluations measured, one panel each."""
+        try:
+            import matplotlib.pyplot as plt
+        except ImportError:
+            raise not_installed("run.plot", "matplotlib") from None
+        history = self.history
+        if unknown := [name for name in metrics if name not in history]:
+            raise ConfigError(f"run.plot: {unknown[0]!r} is not reported; known: {', '.join(history)}")
+        names = metrics or [name for name in history if not name.startswith("train/") or name == "train/loss"]
+        names = [name for name in names if not name.endswith("/examples")]
+        if not names:
+            raise ConfigError(f"run.plot: {self.workdir} has no metrics yet")
+        columns = min(len(names), 3)
+        figure, axes = plt.subplots(
+            -(-len(names) // columns), columns, figsize=(4 * columns, 3 * -(-len(names) // columns)), squeeze=False
+        )
+        for axis, name in zip(axes.flat, names, strict=False):
+            axis.plot(*history[name], marker="o" if len(history[name].step) < 20 else None, markersize=3)
+            axis.set(title=name, xlabel="step")
+        for axis in axes.flat[len(names) :]:
+            axis.set_axis_off()
+        figure.tight_layout()
+        plt.close(figure)  # a notebook shows it as the cell's value, once
+        return figure
+
+    def _task(self):
+        from vision_jax.tasks import make_task
+
+        config = self.config
+        with parts.given(self._objects):
+            return make_task(config, learned_labels(self.workdir, config))
+
+    def _train(self, accept: Sequence[str], callbacks: Sequence[Callable]) -> "Run":
+        from vision_jax.training.loop import train
+
+        try:
+            with parts.given(self._objects):
+                train(self._config, self.workdir, accept, callbacks=callbacks, embedded=True)
+        except Stopped as stop:
+            print(f"{stop}; run.resume() goes on")
+        return self
