@@ -1,5 +1,6 @@
 """The examples in experiments/extending, used as their readers would, and other parts that are not ours."""
 
+import functools
 import os
 import pathlib
 import signal
@@ -106,8 +107,8 @@ def test_segmentation_from_a_swin_of_its_own_shape(tmp_path):
     scene = np.zeros((96, 96, 3), np.uint8)
     with pytest.raises(ConfigError, match=r"\[32, 32, 4\] a picture.*load_pretrained"):
         run.predict(scene)
-    features = jax.eval_shape(lambda images: vj.encode(run.model, run.variables, images), np.zeros((1, 32, 32, 3)))
-    chex.assert_shape(features, (1, 16))
+    encode = functools.partial(vj.encode, run.model)
+    chex.assert_shape(jax.eval_shape(encode, run.variables, np.zeros((1, 32, 32, 3))), (1, 16))
     with pytest.raises(ConfigError, match=r"evals.knn.*offers only task"):
         run.evaluate(overrides={"evals.knn.every": "1 steps"})
 
