@@ -89,6 +89,18 @@ def test_a_section_is_a_mapping_whose_missing_keys_are_missing():
     assert "patch_size" not in c.model and section.name == c.model.name
 
 
+def test_a_config_does_what_a_config_dict_does():
+    c = base_config()
+    c.task, c.loss.gamma = "own:Focal", 2.0
+    c.log.targets.wandb = dict(project="mine")
+    assert (
+        "project: mine" in str(c.log)
+        and "gamma: 2.0" in c.to_yaml()
+        and json.loads(c.to_json()) == json.loads(to_json(c))
+    )
+    assert c.to_dict() == to_dict(c) and sorted(c.optimizer.keys()) == sorted(to_dict(c)["optimizer"])
+
+
 ODD = [
     math.nan,
     -math.inf,

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from vision_jax.config import Section
 from vision_jax.errors import ConfigError, RunError, Stopped, did_you_mean, not_installed
 from vision_jax.files import printable
+from vision_jax.schema import CHOOSE
 from vision_jax.signals import heard
 from vision_jax.values import plain, shown, text
 
@@ -202,9 +203,8 @@ def _fields(option: str, words: list[str]) -> dict[str, typing.Any]:
 
 def apply_overrides(argv: list[str], config: Section, known: Sequence[str] = ()) -> None:
     """Sets what `--config.KEY=VALUE` arguments say; sections merge. `known`: the command's other arguments, for messages."""
-    chooses = ("task", "name", "kind", "decay")  # a part, of which the other keys may be fields
     for key, value in sorted(
-        parse_overrides(argv, config, known), key=lambda pair: pair[0].rpartition(".")[2] not in chooses
+        parse_overrides(argv, config, known), key=lambda pair: pair[0].rpartition(".")[2] not in CHOOSE
     ):
         set_key(config, key, value)
 

@@ -17,7 +17,14 @@ from vision_jax import parts
 from vision_jax.command_line import load_config, set_key
 from vision_jax.config import Section, from_dict
 from vision_jax.errors import ConfigError, Stopped, not_installed
-from vision_jax.weights.work_folder import learned_labels, local_folder, metric_rows, outputs_of, read_run_config
+from vision_jax.weights.work_folder import (
+    checkpoint_steps,
+    learned_labels,
+    local_folder,
+    metric_rows,
+    outputs_of,
+    read_run_config,
+)
 
 
 class Series(NamedTuple):
@@ -59,10 +66,7 @@ def train(
     Raises:
         ConfigError: for what cannot run; RunError: where something outside the config ends it.
     """
-    config = as_config(config)
-    objects = {"model": model, "task": task, "train": train_data, "eval": eval_data}
-    objects |= {f"evaluator_{name}": evaluator for name, evaluator in (evaluators or {}).items()}
-    objects = {name: part for name, part in objects.items() if part is not None}
+    config, objects = as_config(config), _objects(model, task, train_data, eval_data, evaluators)
     for key, value in [*map(_place, objects), *(overrides or {}).items()]:
         set_key(config, key, value)
     folder = tempfile.mkdtemp(prefix="vision_jax_") if workdir is None else workdir
@@ -76,6 +80,13 @@ def as_config(config: str | pathlib.Path | Mapping) -> Section:
     return from_dict(config) if isinstance(config, Mapping) else load_config(str(config))
 
 
+def _objects(model, task, train_data, eval_data, evaluators: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Those that are given, by the names that stand for them in the config."""
+    objects = {"model": model, "task": task, "train": train_data, "eval": eval_data}
+    objects |= {f"evaluator_{name}": evaluator for name, evaluator in (evaluators or {}).items()}
+    return {name: part for name, part in objects.items() if part is not None}
+
+
 def _place(name: str) -> tuple[str, Any]:
     """The key of the config that an object stands for, and the value that names it."""
     spec = f"{parts.GIVEN}:{name}"
@@ -84,17 +95,22 @@ def _place(name: str) -> tuple[str, Any]:
     return {"model": "model.name", "task": "task", "train": "data.train", "eval": "data.eval"}[name], spec
 
 
-def open_run(workdir: str | pathlib.Path, **objects) -> "Run":
-    """A finished run, or one that is under way; `objects`: those that `train` was given, for what needs them."""
-    run = Run(workdir, {name: part for name, part in objects.items() if part is not None})
-    run.config  # noqa: B018  # raises where there is no run
+def open_run(
+    workdir: str | pathlib.Path, *, model=None, task=None, train_data=None, eval_data=None, evaluators=None
+) -> "Run":
+    """A finished run, or one that is under way; with the objects that `train` was given, for what needs them."""
+    run = Run(workdir, _objects(model, task, train_data, eval_data, evaluators))
+    read_run_config(run.workdir)  # which raises where there is no run
     return run
 
 
 def evaluate(
     workdir: str | pathlib.Path, checkpoint: str | int = "last", overrides: Mapping[str, Any] | None = None, **objects
 ) -> dict[str, float]:
-    """Runs every evaluation of a run's config, changed by `overrides`, on a checkpoint: {"NAME/METRIC": value}."""
+    """Runs every evaluation of a run's config, changed by `overrides`, on a checkpoint: {"NAME/METRIC": value}.
+
+    objects: as of `open_run`.
+    """
     return open_run(workdir, **objects).evaluate(checkpoint, overrides)
 
 
@@ -126,8 +142,6 @@ class Run:
     @property
     def step(self) -> int:
         """The newest that is saved; 0 where none is."""
-        from vision_jax.weights.work_folder import checkpoint_steps
-
         return max(checkpoint_steps(self.workdir / "checkpoints"), default=0)
 
     @property

@@ -27,9 +27,10 @@ from collections.abc import Callable
 from PIL import Image
 
 from vision_jax import convert, plan, predict, visualize
-from vision_jax.config import Duration, base_config, derive, from_dict, to_json, typed_leaves
+from vision_jax.config import base_config, derive, from_dict, to_json, typed_leaves
 from vision_jax.errors import ConfigError
 from vision_jax.main import parse
+from vision_jax.schema import Duration
 
 RUN = pathlib.Path(__file__).parents[2] / "tests" / "golden" / "work_folder"
 MEMORY = 8 * 2**30  # bytes of address space: what asks for more fails

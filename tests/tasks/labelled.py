@@ -60,3 +60,15 @@ def step(config, batch: dict, devices: int) -> tuple:
             placed = jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), batch, setup.abstract_batch)
             state, metrics = step_fn(state, placed)
         return jax.device_get((state.params, metrics))
+
+
+def check_devices(config, target: dict, accumulate: int) -> None:
+    """Two steps on a batch with these arrays [16, ...] are the same on eight devices and on one, and in micro-batches."""
+    config.optimizer.name, config.optimizer.accumulate = "sgd", accumulate
+    rng = np.random.default_rng(0)
+    batch = {"image": rng.integers(0, 256, (16, 16, 16, 3), np.uint8), **target, "mask": rng.random(16) > 0.3}
+    one, eight = (step(config, batch, devices) for devices in (1, 8))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), one, eight)
+    if accumulate > 1:
+        config.optimizer.accumulate = 1
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), one, step(config, batch, 1))

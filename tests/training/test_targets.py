@@ -14,7 +14,7 @@ import pytest
 from vision_jax.config import base_config
 from vision_jax.errors import ConfigError
 from vision_jax.training.reporting import Reporter
-from vision_jax.training.targets import Run, check_targets, open_targets
+from vision_jax.training.targets import RunInfo, check_targets, open_targets
 
 PICTURE = np.zeros((4, 6, 3), np.uint8)
 
@@ -65,7 +65,7 @@ def own(kind, **fields):
 
 
 def opened(log, workdir, start_step=0, **keys):
-    targets = open_targets(log, Run(workdir, {"seed": 3}, start_step))
+    targets = open_targets(log, RunInfo(workdir, {"seed": 3}, start_step))
     stream = io.StringIO()
     keys = {"total_steps": 100, "batch_size": 8, "start_step": start_step, **keys}
     return Reporter(workdir, targets=targets, stream=stream, **keys), list(targets.values()), stream
@@ -161,10 +161,10 @@ def test_neither_tensorflow_nor_torch_is_needed(tmp_path):
     program = (
         "import pathlib, sys; sys.modules |= dict.fromkeys(['tensorflow', 'torch', 'tensorboard'])\n"
         "from vision_jax.training.reporting import Reporter\n"
-        "from vision_jax.training.targets import Run\n"
+        "from vision_jax.training.targets import RunInfo\n"
         "from vision_jax.training.tensorboard import TensorBoard\n"
         f"workdir = pathlib.Path({str(tmp_path)!r})\n"
-        "r = Reporter(workdir, total_steps=1, batch_size=1, targets={'t': TensorBoard(Run(workdir, {}, 0))})\n"
+        "r = Reporter(workdir, total_steps=1, batch_size=1, targets={'t': TensorBoard(RunInfo(workdir, {}, 0))})\n"
         "r.write(1, {'loss': 1.0}); r.summary(); r.close()"
     )
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)

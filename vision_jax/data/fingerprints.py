@@ -20,7 +20,7 @@ def fingerprint(source) -> dict[str, Any]:
 def parts_of(source) -> dict[str, str]:
     """What a source's own `fingerprint()` says of its classes, shards or splits; without it there are only class names."""
     own = getattr(source, "fingerprint", None)
-    return dict(own()) if own else dict.fromkeys(source.class_names, "class")
+    return dict(own()) if own else dict.fromkeys(map(str, getattr(source, "class_names", ())), "class")
 
 
 def digest(lines: Iterable[str]) -> str:

@@ -9,10 +9,11 @@ An entry of `config.evals` names its kind and sets its fields; what it measures 
 import numpy as np
 
 from vision_jax import parts
-from vision_jax.config import SCHEMA, Section
+from vision_jax.config import Section
 from vision_jax.errors import ConfigError
 from vision_jax.evaluation.evaluation import Evaluation
 from vision_jax.evaluation.features import shared_features
+from vision_jax.schema import SCHEMA
 
 EVALUATORS = {
     "classification": "vision_jax.evaluation.of_task:ClassificationEvaluator",

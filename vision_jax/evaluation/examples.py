@@ -43,9 +43,19 @@ def every_row(function: Callable, mesh: Mesh) -> Callable[[dict, Iterator[dict]]
     step = jax.jit(step, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
     def rows(variables: dict, batches: Iterator[dict]) -> Iterator[list[np.ndarray]]:
-        steps = (step(variables, batch) for batch in batches)
-        for part, _ in itertools.pairwise(itertools.chain(steps, [None])):  # the next step runs while these are read
-            *arrays, mask = jax.device_get(part)
-            yield [array[mask] for array in arrays]
+        for part in one_ahead(step(variables, batch) for batch in batches):
+            yield readable_rows(*part)
 
     return rows
+
+
+def one_ahead(steps: Iterator) -> Iterator:
+    """The same, each once the next is dispatched, which runs while this one is read."""
+    for part, _ in itertools.pairwise(itertools.chain(steps, [None])):
+        yield part
+
+
+def readable_rows(*arrays) -> list[np.ndarray]:
+    """The rows of arrays [B, ...] where the last, bool[B], is True; on the host."""
+    *arrays, mask = jax.device_get(arrays)
+    return [array[mask] for array in arrays]

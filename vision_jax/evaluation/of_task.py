@@ -1,5 +1,7 @@
 """What the task itself measures, over every example of a source exactly once."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from vision_jax.data.classes import Renumbered
 from vision_jax.errors import ConfigError
 from vision_jax.evaluation.evaluation import Evaluation
+from vision_jax.evaluation.examples import one_ahead, readable_rows
 from vision_jax.evaluation.learned_classes import labelled, learned_numbers
 
 
@@ -38,13 +41,11 @@ class TaskEvaluator:
 
         Raises ConfigError where none of them can be read.
         """
-        sums, rows = None, []
-        for batch in self.at.batches(self.source, self.reader):
-            metrics, (*arrays, mask) = self.step(variables, batch)
+        sums, rows, step = None, [], functools.partial(self.step, variables)
+        for metrics, arrays in one_ahead(map(step, self.at.batches(self.source, self.reader))):
             sums = metrics if sums is None else self.add(sums, metrics)
-            if arrays:
-                *arrays, mask = jax.device_get([*arrays, mask])
-                rows.append([array[mask] for array in arrays])
+            if len(arrays) > 1:
+                rows.append(readable_rows(*arrays))
         sums = jax.device_get(sums)
         if not sums["loss"][1]:
             raise ConfigError(f"none of the images of {self.at.key}, {self.at.spec!r}, can be read")

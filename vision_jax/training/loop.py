@@ -26,7 +26,7 @@ from vision_jax.training.start import brief, check, describe, finished, first_st
 from vision_jax.training.state import TrainState
 from vision_jax.training.step import COUNTERS
 from vision_jax.training.stopping import StopRequest
-from vision_jax.training.targets import Run, open_targets
+from vision_jax.training.targets import RunInfo, open_targets
 from vision_jax.training.throughput import Spans, peak_flops
 from vision_jax.weights.work_folder import first_line, learned_labels, load_variables, local_folder, locate
 
@@ -78,7 +78,7 @@ def _reporting(
     profiler = Profiler(workdir / "profile", *(config.log.profile if is_writer() else ()))
     reporter = Reporter(
         workdir,
-        targets=open_targets(config.log, Run(workdir, to_dict(config), step)) if is_writer() else {},
+        targets=open_targets(config.log, RunInfo(workdir, to_dict(config), step)) if is_writer() else {},
         callbacks=callbacks,
         total_steps=setup.derived["steps"]["duration"],
         start_step=step,

@@ -20,13 +20,13 @@ from vision_jax.errors import ConfigError
 from vision_jax.files import whole_file
 from vision_jax.weights.work_folder import metric_rows
 
-BUILT_IN = {
+TARGETS = {
     "tensorboard": "vision_jax.training.tensorboard:TensorBoard",
     "wandb": "vision_jax.training.weights_and_biases:WeightsAndBiases",
 }
 
 
-class Run(NamedTuple):
+class RunInfo(NamedTuple):
     """What a target knows of the run that it is told of."""
 
     workdir: pathlib.Path
@@ -60,18 +60,18 @@ class WorkFolder:
         self._file.close()
 
 
-def open_targets(log, run: Run) -> dict[str, Any]:
+def open_targets(log, run: RunInfo) -> dict[str, Any]:
     """Key of the config -> target, for those that its section `log` asks for besides the work folder.
 
     Raises ConfigError where one cannot be made.
     """
-    return {key: parts.build(key, kind, BUILT_IN, fields, run) for key, kind, fields in _chosen(log)}
+    return {key: parts.build(key, kind, TARGETS, fields, run) for key, kind, fields in _chosen(log)}
 
 
 def check_targets(log) -> None:
     """Raises ConfigError for a target that there is not, or that cannot be imported or has other fields."""
     for key, kind, fields in _chosen(log):
-        target = parts.find(key, kind, BUILT_IN)
+        target = parts.find(key, kind, TARGETS)
         parts.checked_fields(f"{key}={kind!r}", target, fields)
         if not callable(getattr(target, "write", None)):
             raise ConfigError(f"{key}={kind!r} is no report target: it has no method write(step, numbers)")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from tensorboardX import SummaryWriter
 
-from vision_jax.training.targets import Run
+from vision_jax.training.targets import RunInfo
 
 
 class TensorBoard:
@@ -15,7 +15,7 @@ class TensorBoard:
     Readers forget what an interrupted run wrote after the step from which this process goes on.
     """
 
-    def __init__(self, run: Run):
+    def __init__(self, run: RunInfo):
         purged = run.start_step + 1 if run.start_step else 0
         self._events = SummaryWriter(str(run.workdir / "tensorboard"), flush_secs=5, purge_step=purged)
         config = textwrap.indent(json.dumps(run.config, indent=2), "    ")  # a block of code, in Markdown

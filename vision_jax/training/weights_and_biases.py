@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import wandb
 
 from vision_jax.files import whole_file
-from vision_jax.training.targets import Run
+from vision_jax.training.targets import RunInfo
 
 
 class WeightsAndBiases:
@@ -15,7 +15,7 @@ class WeightsAndBiases:
     own count would only go up. Whoever else may be asked (entity, name, group) is said by wandb's environment variables.
     """
 
-    def __init__(self, run: Run, *, project: str = "vision_jax", mode: str = "online"):
+    def __init__(self, run: RunInfo, *, project: str = "vision_jax", mode: str = "online"):
         kept = run.workdir / "wandb_id"
         goes_on = run.start_step > 0 and kept.is_file()
         self._run = wandb.init(

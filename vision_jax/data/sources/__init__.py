@@ -7,11 +7,11 @@ from typing import NotRequired, Protocol, TypedDict
 import numpy as np
 
 from vision_jax import parts
-from vision_jax.config import SOURCE
 from vision_jax.data.sources.mix import Mix
 from vision_jax.data.sources.own import Own
 from vision_jax.data.sources.share import Share
 from vision_jax.errors import ConfigError, did_you_mean
+from vision_jax.schema import SOURCE
 
 SOURCES = {
     "digits": "vision_jax.data.sources.digits:Digits",

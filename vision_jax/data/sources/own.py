@@ -23,9 +23,7 @@ class Own:
         return list(getattr(self.source, "labels", ()))
 
     def fingerprint(self) -> dict[str, str]:
-        return (
-            parts_of(self.source) if hasattr(self.source, "fingerprint") else dict.fromkeys(self.class_names, "class")
-        )
+        return parts_of(self.source)
 
     def __len__(self) -> int:
         return len(self.source)
