@@ -148,7 +148,7 @@ def test_prompts_writes_its_data_and_its_tables(prompts, tmp_path, capsys, monke
 
     monkeypatch.setattr(prompts, "classify", lambda *_: np.zeros((2, 2, 3)))
     prompts.run(command)
-    assert "is complete" in capsys.readouterr().out  # the data are what they were, and nothing is trained again
+    assert "finished" in capsys.readouterr().out  # the data are what they were, and nothing is trained again
 
 
 def test_prompts_tables_by_hand(prompts, monkeypatch):

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from vision_jax import limits
 from vision_jax.command_line import Parser, apply_overrides, load_config, report_errors
 from vision_jax.errors import ConfigError
+from vision_jax.key_help import Help
 from vision_jax.values import shown
 
 OF_PROCESSES = ("--coordinator", "--process_id", "--num_processes", "--process_timeout")
@@ -25,13 +26,17 @@ OF_PROCESSES = ("--coordinator", "--process_id", "--num_processes", "--process_t
 
 def parse(argv: list[str], modes: Sequence[str] = ("train", "eval")):
     """(arguments, config, work folder) of a command line; raises ConfigError where something is wrong with them."""
-    parser = Parser(f"vision-jax {'|'.join(modes)}", description=__doc__, allow_abbrev=False)
+    parser = Parser(f"vision-jax {'|'.join(modes)}", description=__doc__, allow_abbrev=False, add_help=False)
+    parser.add_argument("-h", "--help", nargs="?", const="", action=Help, metavar="KEY", help="this, or on one key")
     parser.add_argument("--config", default="", help="FILE[:ARG] or NAME[:ARG]; to evaluate: default the work folder's")
     parser.add_argument("--workdir", required=True, help="folder of everything that belongs to the run")
     parser.add_argument("--mode", choices=modes, default=modes[0])
     parser.add_argument("--checkpoint", default="last", help="to evaluate: last (default), best, a step or a folder")
     accept = "go on with a run though this key, or 'data', changed"
     parser.add_argument("--accept", action="append", default=[], metavar="KEY", help=accept)
+    parser.add_argument(
+        "--verbose", action="store_true", help="print the whole config and the groups of parameters, too"
+    )
     parser.add_argument("--coordinator", help="HOST:PORT of process 0, where the environment does not tell")
     parser.add_argument("--process_id", type=int, help="which of the processes this is, from 0")
     parser.add_argument("--num_processes", type=int, help="how many processes train together")
@@ -42,7 +47,7 @@ def parse(argv: list[str], modes: Sequence[str] = ("train", "eval")):
     for name in ("process_id", "num_processes", "process_timeout"):
         if (number := getattr(args, name)) is not None and not 0 <= number < limits.PROCESSES:
             raise ConfigError(f"--{name} must lie between 0 and {limits.PROCESSES - 1}, got {shown(number)}")
-    known = ("--workdir", "--mode", "--checkpoint", "--accept", *OF_PROCESSES)
+    known = ("--workdir", "--mode", "--checkpoint", "--accept", "--verbose", *OF_PROCESSES)
     if args.config:
         config = load_config(args.config)
         apply_overrides(overrides, config, known)
@@ -69,7 +74,7 @@ def run(argv: list[str], modes: Sequence[str] = ("train", "eval")) -> None:
         from vision_jax.training import loop
 
         if args.mode == "train":
-            loop.train(config, workdir, args.accept)
+            loop.train(config, workdir, args.accept, verbose=args.verbose)
         else:
             loop.evaluate(config, workdir, args.checkpoint)
 

@@ -119,7 +119,7 @@ def test_a_finished_run_is_lengthened(straight, data, tmp_path, capsys):
     out = capsys.readouterr().out
     assert summary["step"] == 12 and "the schedule now: learning rate" in out and "at the last, step 12" in out
     loop.train(config, tmp_path / "run", accept=["duration"])
-    assert "is complete: 12 steps" in capsys.readouterr().out
+    assert "finished     12 steps" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="at step 12, beyond the 8"):
         loop.train(config_of(data), tmp_path / "run", accept=["duration"])
 

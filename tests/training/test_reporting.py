@@ -1,17 +1,17 @@
 import contextlib
-import io
 import json
 import math
-import types
+import sys
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vision_jax.training import reporting
 from vision_jax.training.reporting import Means, Reporter
 from vision_jax.training.targets import truncate_jsonl
+from vision_jax.training.terminal import Terminal
 from vision_jax.training.throughput import CLOCKED, Spans
 
 
@@ -29,17 +29,17 @@ class Clock:
             self.now += seconds
 
 
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
 def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def make(workdir, **changes):
-    return Reporter(workdir, **{"total_steps": 100, "batch_size": 8, "stream": io.StringIO(), **changes})
+    terminal = {"terminal": Terminal(None)}
+    return Reporter(workdir, **{"total_steps": 100, "batch_size": 8, "epoch_size": 80, **terminal, **changes})
+
+
+def values(loss, skipped_in_row=0, **others):
+    return {"loss": loss, "skipped": 0, "skipped_in_row": skipped_in_row, "broken": 0, "grad_norm": 9.0, **others}
 
 
 def test_resumed_file_equals_an_uninterrupted_one(tmp_path):
@@ -93,65 +93,62 @@ def test_lines_are_valid_json_and_on_disk_at_once(tmp_path):
 
 
 def test_other_processes_are_silent(tmp_path, capsys):
-    stream = io.StringIO()
-    reporter = make(tmp_path, is_writer=False, callbacks=[pytest.fail], stream=stream)
+    reporter = make(tmp_path, is_writer=False, callbacks=[pytest.fail])
     reporter.write(1, {"loss": 1.0})
-    reporter.progress(100, 1.0)
-    reporter.note("stopped")
+    reporter.progress(100, values(1.0), lambda: 0.1)
+    reporter.evaluated(100, {"a/b": 1.0}, is_best=True)
     assert reporter.summary()["loss"] == 1.0
     reporter.close()
     assert not any(tmp_path.iterdir())
-    assert (stream.getvalue(), *capsys.readouterr()) == ("", "", "")
+    assert capsys.readouterr() == ("", "")
 
 
-def test_plain_progress_line(tmp_path):
-    clock, stream = Clock(), io.StringIO()
+def test_progress_tells_means_rates_and_the_time_left(capsys):
+    clock, spans = Clock(), None
     spans = Spans(clock)
+    terminal = Terminal(sys.stdout, clock=clock)
+    start = {"spans": spans, "terminal": terminal, "clock": clock, "start_step": 20, "best": "classification/top1"}
+    reporter = make(None, **start, flops_per_step=3e12, peak_flops=4e12)
     clock.work(spans, 50, "compile")
-    reporter = make(None, spans=spans, flops_per_step=3e12, peak_flops=4e12, clock=clock, stream=stream, start_step=20)
+    reporter.write(20, {"classification/top1": 0.75, "other/top1": 0.5})
     for step in range(21, 41):
         clock.work(spans, 1, "data")
         clock.work(spans, 3, "step")
         clock.work(spans, 1, "eval")
-        reporter.progress(step, 2.0)
-    reporter.progress(100, 1.0)
+        reporter.progress(step, values(1.0 if step % 2 else 3.0, top1=0.5), lambda: 0.125)
+    reporter.progress(100, values(math.nan, skipped_in_row=1, top1=math.nan), lambda: 0.25)
     reporter.close()
-    # Lines at 21, 27, 33 and 39 (every 30 s) and at the end; the last window reaches back to step 20.
-    shown = stream.getvalue().splitlines()
-    assert [line.split("  ")[0] for line in shown] == [f"step {n}/100" for n in (21, 27, 33, 39, 100)]
+    # Lines at the first step and the last, every 30 s between, and none for a step whose update was skipped.
+    shown = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+    assert [parts[0] for parts in shown] == [f"step {n}/100" for n in (21, 27, 33, 39, 100)]
+    assert shown[0] == ["step 21/100", "epoch 2.1/10", "loss 1", "top1 0.5", "classification/top1 0.75", "lr 0.125"]
     # Four seconds of training a step: 8 / 4 images/s and 3 / 4 TFLOP/s of 4; five seconds of everything.
-    rest = "  2 images/s  MFU 18.8%  waiting for data 25%  5 min 05 s left"
-    assert shown[3] == "step 39/100  loss 2.0000" + rest
+    rest = ["5 min 05 s left", "2 images/s", "lr 0.125", "MFU 18.8%", "waiting for data 25%"]
+    assert shown[1][5] == "6 min 05 s left"
+    assert shown[3] == ["step 39/100", "epoch 3.9/10", "loss 1.947", "top1 0.5", "classification/top1 0.75", *rest]
+    assert shown[4][2:4] == ["loss 2", "top1 0.5"] and "left" not in " ".join(shown[4])
 
 
-def test_progress_waits_for_a_loss_only_if_a_line_is_due():
-    clock, stream = Clock(), io.StringIO()
-    reporter = make(None, clock=clock, stream=stream)
-    reporter.progress(1, jnp.float32(2.5))
-    reporter.progress(2, object())
-    clock.now += 31
-    with pytest.raises(TypeError):
-        reporter.progress(3, object())
-    assert stream.getvalue() == "step 1/100  loss 2.5000\n"
+def test_round_steps_have_a_line_of_their_own(capsys):
+    clock = Clock()
+    reporter = make(None, total_steps=1300, terminal=Terminal(sys.stdout, clock=clock), clock=clock)
+    for step in range(1, 1301):
+        reporter.progress(step, values(1.0), lambda: 0.1)
+    steps = [int(line.split("/")[0].split()[1].replace(",", "")) for line in capsys.readouterr().out.splitlines()]
+    assert steps == [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 1300]
 
 
-def test_live_progress_line_is_rewritten_and_fits(monkeypatch, capsys):
-    monkeypatch.setattr(reporting.shutil, "get_terminal_size", lambda *_, **__: types.SimpleNamespace(columns=24))
-    clock, stream = Clock(), Terminal()
-    reporter = make(None, total_steps=1000, clock=clock, stream=stream)
-    reporter.progress(1, 123456.0)
-    reporter.progress(2, 1.0)  # too soon
-    clock.now += 1
-    reporter.progress(3, 1.0)
-    reporter.note("saved")
-    reporter.summary()
-    reporter.close()
-    first, second = "step 1/1,000  loss 12345", "step 3/1,000  loss 1.00"
-    assert stream.getvalue() == "\r" + first[:23] + "\r" + second + "\nsaved\n"
-    assert capsys.readouterr().out.startswith("step ")
+def test_evaluations_are_lines_that_stay(capsys):
+    reporter = make(None, terminal=Terminal(sys.stdout))
+    measured = {"minival/top1": 0.5, "minival/examples": 100, "drawn/picture": np.zeros((2, 2, 3), np.uint8)}
+    reporter.evaluated(1200, measured, is_best=True)
+    reporter.evaluated(1300, {"drawn/picture": measured["drawn/picture"]}, is_best=False)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "evaluation at step 1,200: minival/top1 0.5  (best so far, saved)"
+    assert second == "evaluation at step 1,300: done"
 
 
-def test_summary_holds_everything_and_prints_a_table(tmp_path, capsys):
+def test_summary_holds_everything(tmp_path):
     def open_reporter(start):
         clock = Clock()
         spans = Spans(clock)
@@ -170,7 +167,8 @@ def test_summary_holds_everything_and_prints_a_table(tmp_path, capsys):
     reporter.write(
         100, {"train/loss": 1.5, "train/broken": 6, "train/grad_norm": math.nan, "classification/top5": 0.75}
     )
-    returned = reporter.summary()
+    best = {"metric": "classification/top1", "value": 0.25, "step": 5}
+    returned = reporter.summary(best)
     reporter.close()
 
     summary = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
@@ -178,6 +176,7 @@ def test_summary_holds_everything_and_prints_a_table(tmp_path, capsys):
     assert summary == returned
     assert summary == {
         "step": 100,
+        "best": best,
         "classification/top1": 0.25,  # from before the resumption
         "classification/top5": 0.75,
         "train/loss": 1.5,
@@ -191,10 +190,6 @@ def test_summary_holds_everything_and_prints_a_table(tmp_path, capsys):
         "wall_seconds": 130.0,
         "seconds": seconds,
     }
-    printed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert printed["classification/top5"] == "0.75" and printed["train/grad_norm"] == "not finite"
-    assert printed["seconds/step"] == "90" and "seconds" not in printed
-    assert len(printed) == len(summary) - 1 + len(seconds)
 
 
 def test_timing_is_of_the_steps_since_the_last(tmp_path):
@@ -217,15 +212,12 @@ def test_timing_is_of_the_steps_since_the_last(tmp_path):
 
 
 def test_means_leave_out_skipped_steps():
-    def values(loss, skipped_in_row=0):
-        return {"loss": loss, "skipped": 7, "skipped_in_row": skipped_in_row, "broken": 0}
-
     means = Means()
     for step in (values(1.0), values(math.nan, 1), values(0.0, 2)):
         means.add(step)
     going_on = Means(**json.loads(json.dumps(means.kept)))
     for each in (means, going_on):
         each.add(values(4.0))
-        assert each.take() == {"loss": 2.5} and each.take() == {}
+        assert each.take() == {"loss": 2.5, "grad_norm": 9.0} and each.take() == {}
         each.add(values(math.inf, 1))
         assert math.isnan(each.take()["loss"])

@@ -64,6 +64,11 @@ class Checkpoints:
         known = [step for step in steps if step in self.values]
         return max(known, key=lambda step: (self.sign * self.values[step], -step), default=None)
 
+    def best_so_far(self) -> dict[str, Any] | None:
+        """The metric that decides, its best value and step, of the checkpoints that are kept."""
+        step = self.best_step(self.steps())
+        return None if step is None else {"metric": self.best, "value": self.values[step], "step": step}
+
     def evaluated(self, step: int, metrics: dict[str, float]) -> bool:
         """Takes note of an evaluation; whether it makes this step the best so far, in the eyes of process 0."""
         value = metrics.get(self.best)

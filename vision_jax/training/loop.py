@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -16,17 +17,19 @@ from vision_jax.errors import ConfigError, RunError, Stopped
 from vision_jax.evaluation import make_evaluators, measure
 from vision_jax.models.stacking import path_name
 from vision_jax.tasks import make_task
+from vision_jax.training.announcing import closing, everything, opening
 from vision_jax.training.checkpoints import Checkpoints, check_structure
 from vision_jax.training.distributed import check_shared, from_first, is_writer
 from vision_jax.training.partitioning import make_mesh, replicated
 from vision_jax.training.profiling import Profiler
 from vision_jax.training.reporting import Means, Reporter, is_picture
 from vision_jax.training.setup import Setup, compile_step, init_variables, with_process_settings
-from vision_jax.training.start import brief, check, describe, finished, first_state, locked, make_checkpoints
+from vision_jax.training.start import check, finished, first_state, locked, make_checkpoints
 from vision_jax.training.state import TrainState
 from vision_jax.training.step import COUNTERS
 from vision_jax.training.stopping import StopRequest
 from vision_jax.training.targets import RunInfo, open_targets
+from vision_jax.training.terminal import Terminal
 from vision_jax.training.throughput import Spans, peak_flops
 from vision_jax.weights.work_folder import first_line, learned_labels, load_variables, local_folder, locate
 
@@ -38,12 +41,14 @@ def train(
     accept: Sequence[str] = (),
     callbacks: Sequence[Callable[[int, dict[str, float]], Any]] = (),
     embedded: bool = False,
+    verbose: bool = False,
 ) -> dict:
     """Trains what `config` describes in `workdir`, or goes on with the run there. Returns what summary.json holds.
 
     accept: changes since the run began that are wanted: keys or sections of the config, "data", "restart".
     callbacks: each is called, in process 0, after every report and evaluation with its step and numbers.
-    embedded: in a notebook or a program of the caller's, which wants few words and outlives a signal.
+    embedded: in a notebook or a program of the caller's, which outlives a signal.
+    verbose: the whole config and the groups of parameters are printed, too.
     Raises ConfigError, within seconds and before anything is written, for what cannot run; RunError where something
     outside the config ends it, and Stopped where a signal does, with everything saved that could be.
     """
@@ -53,26 +58,31 @@ def train(
             check_shared(workdir)
             start = check(config, workdir, accept)
         setup, total = start.setup, start.setup.derived["steps"]["duration"]
-        if is_writer():
-            print(brief(setup, workdir) if embedded else describe(setup), flush=True)
+        terminal = Terminal(sys.stdout, workdir / "log.txt") if is_writer() else Terminal(None)
         with jax.set_mesh(setup.mesh), contextlib.closing(make_checkpoints(setup.config, workdir)) as checkpoints:
             with spans("init"):
-                state = first_state(start, workdir, checkpoints, accept)
+                state = first_state(start, workdir, checkpoints, accept, terminal)
             done = finished(workdir, int(state.step), total)
             if from_first(done is not None):
-                if is_writer():
-                    print(f"the run in {workdir} is complete: {total} steps")
+                terminal.say(closing(done or {}, workdir, setup.task, embedded))
                 return done or {}
-            with _reporting(setup, workdir, int(state.step), spans, callbacks, embedded) as (reporter, profiler):
-                with spans("compile"):
+            terminal.say(opening(setup, start.evaluators, workdir))
+            if verbose:
+                terminal.say(everything(setup))
+            if state.step:
+                terminal.say(f"continuing from step {int(state.step):,}")
+            with _reporting(setup, workdir, int(state.step), spans, callbacks, terminal) as (reporter, profiler):
+                with spans("compile"), terminal.timed("compiling the training step"):
                     step_fn = compile_step(setup)
                 Loop(setup, step_fn, state, start.evaluators, checkpoints, reporter, profiler, stop).run()
-                return reporter.summary()
+                summary = reporter.summary(checkpoints.best_so_far())
+            terminal.say(closing(summary, workdir, setup.task, embedded))
+            return summary
 
 
 @contextlib.contextmanager
 def _reporting(
-    setup: Setup, workdir: pathlib.Path, step: int, spans: Spans, callbacks: Sequence[Callable], brief: bool
+    setup: Setup, workdir: pathlib.Path, step: int, spans: Spans, callbacks: Sequence[Callable], terminal: Terminal
 ) -> Iterator[tuple[Reporter, Profiler]]:
     config = setup.config
     profiler = Profiler(workdir / "profile", *(config.log.profile if is_writer() else ()))
@@ -80,14 +90,16 @@ def _reporting(
         workdir,
         targets=open_targets(config.log, RunInfo(workdir, to_dict(config), step)) if is_writer() else {},
         callbacks=callbacks,
+        terminal=terminal,
         total_steps=setup.derived["steps"]["duration"],
         start_step=step,
         batch_size=config.batch_size,
+        epoch_size=setup.derived["train_examples"],
+        best=config.checkpoint.best,
         flops_per_step=setup.flops,
         peak_flops=peak_flops(jax.devices(), config.log.peak_tflops),
         spans=spans,
         is_writer=is_writer(),
-        brief=brief,
     )
     with contextlib.closing(reporter), contextlib.closing(profiler):
         yield reporter, profiler
@@ -148,7 +160,7 @@ class Loop:
         self.unread = None
         self._check_health(values)
         self.means.add(values)
-        self.reporter.progress(self.step, values["loss"])
+        self.reporter.progress(self.step, values, lambda: self._learning_rate(values["skipped"]))
         if self._due("log.every"):
             line = self._line({name: values[name] for name in COUNTERS})
             self.reporter.write(self.step, {f"train/{name}": value for name, value in line.items()})
@@ -158,11 +170,13 @@ class Loop:
         if not evaluators:
             return
         self.report()
+        self.reporter.terminal.live(f"evaluating at step {self.step:,} ...")
         with self._saved_whatever_ends("evaluation"), self.spans("eval"):
             measured = measure(evaluators, self.state.eval_variables)
         self.reporter.write(self.step, measured)
-        if self.checkpoints.evaluated(self.step, measured):
+        if is_best := self.checkpoints.evaluated(self.step, measured):
             self.save()
+        self.reporter.evaluated(self.step, measured, is_best)
 
     def save(self) -> None:
         """Starts writing a checkpoint of the state and the unwritten means, unless there is one of this step."""
@@ -172,10 +186,13 @@ class Loop:
 
     def _line(self, counters: dict[str, int]) -> dict[str, float]:
         """What is written of training at this step: means since the last line, and what is of this step."""
-        updates = self.step - 1 - counters["skipped"]  # really made before this one
         epoch = self.step * self.setup.config.batch_size / self.setup.derived["train_examples"]
-        rest = {"learning_rate": float(self.setup.schedule(updates)), "epoch": epoch}
+        rest = {"learning_rate": self._learning_rate(counters["skipped"]), "epoch": epoch}
         return self.means.take() | counters | rest | self.reporter.timing(self.step)
+
+    def _learning_rate(self, skipped: int) -> float:
+        """Of the last step; skipped: updates that were not made until then."""
+        return float(self.setup.schedule(self.step - 1 - skipped))
 
     def _next(self, batches: Iterator[dict]) -> dict:
         with self._saved_whatever_ends("training data"), self.spans("data"):

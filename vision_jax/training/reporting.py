@@ -1,20 +1,23 @@
-"""What a run says: a live progress line, numbers and pictures to its targets, and summary.json with a table at the end."""
+"""What a run has measured: progress on the terminal, numbers and pictures to its targets, and summary.json."""
 
 import json
 import math
 import pathlib
-import shutil
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 from vision_jax.files import whole_file
 from vision_jax.training.step import COUNTERS
 from vision_jax.training.targets import WorkFolder, finite_or_none
+from vision_jax.training.terminal import Terminal, duration, number
 from vision_jax.training.throughput import Spans
 from vision_jax.weights.work_folder import first_line
+
+RECENT = 100  # steps over which what is shown is averaged
+WARM_UP = 5  # steps that say nothing of the time left
+WAITING = 0.2  # share of the time spent waiting for data from which it is told
 
 
 class Reporter:
@@ -25,12 +28,12 @@ class Reporter:
         targets: what gets numbers and pictures besides it, by the key of the config. One that raises is told once and
             left out; the run goes on.
         callbacks: each is called with the step and its numbers once they are written.
+        terminal: where people read of it.
         total_steps, start_step: steps of the whole run, and those that a resumed run has behind it.
-        batch_size: examples a step, over all processes.
+        batch_size, epoch_size: examples per step, over all processes, and per epoch.
+        best: the metric that decides which checkpoint is best; the progress shows its last value.
         flops_per_step, peak_flops: of one step, and FLOP/s of all devices together; MFU is given where both are known.
         spans: accounts the run's wall time; throughput is over "data" and "step".
-        brief: for a notebook: progress goes to stdout, and a line on what was measured last takes the table's place.
-        stream: where progress goes; None: stderr.
         clock: seconds, monotonic.
     """
 
@@ -40,24 +43,25 @@ class Reporter:
         *,
         targets: Mapping[str, Any] | None = None,
         callbacks: Sequence[Callable[[int, dict], Any]] = (),
+        terminal: Terminal,
         total_steps: int,
         start_step: int = 0,
         batch_size: int,
+        epoch_size: int,
+        best: str = "",
         flops_per_step: float | None = None,
         peak_flops: float | None = None,
         spans: Spans | None = None,
         is_writer: bool = True,
-        brief: bool = False,
-        stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self.spans = spans or Spans(clock)
+        self.spans, self.terminal, self._best, self._epoch = spans or Spans(clock), terminal, best, epoch_size
         self._total, self._start, self._step, self._batch = total_steps, start_step, start_step, batch_size
         self._flops, self._peak = flops_per_step, peak_flops
-        self._readings = deque([(start_step, self.spans.seconds())], maxlen=10)
-        self._first = self._timed = self._readings[0]
-        stream, self._brief = stream or (sys.stdout if brief else sys.stderr), brief
-        self._line = ProgressLine(stream, clock) if is_writer else None
+        self._first = self._timed = (start_step, self.spans.seconds())
+        self._readings: deque = deque(maxlen=20)  # of the clock, from the first step of this process on
+        self._begun = self._first  # where the time left is counted from
+        self._recent: deque = deque(maxlen=RECENT)  # what the last steps measured
         self._folder = WorkFolder(workdir, start_step) if is_writer and workdir else None
         self._targets, self._callbacks = dict(targets or {}), callbacks if is_writer else ()
         self._rows = self._folder.rows if self._folder else []  # what an earlier process of the run has written
@@ -94,7 +98,7 @@ class Reporter:
                     getattr(target, method)(*values)
             except Exception as error:
                 del self._targets[key]
-                self.note(f"{key}: {first_line(error)}; the run goes on without it")
+                self.terminal.say(f"{key}: {first_line(error)}; the run goes on without it")
 
     def timing(self, step: int) -> dict[str, float]:
         """What a clock says (`CLOCKED`) of the steps since it was last asked, and the seconds that the run has taken.
@@ -105,44 +109,63 @@ class Reporter:
         rates, self._timed = self._rates(self._timed, now), now
         return rates | {"seconds": self._before + sum(now[1].values())}
 
-    def progress(self, step: int, loss: Any) -> None:
-        """Shows step, loss, images/s, MFU, share of the time spent waiting for data and time left: rewritten in place on
-        a terminal, elsewhere a line every half minute at most. Converts `loss`, and so waits for it, only then.
+    def progress(self, step: int, values: Mapping[str, float], learning_rate: Callable[[], float]) -> None:
+        """Takes what a step has measured, and shows how far the run is where a line is due.
 
-        Devices may be busy with the step before while the loop waits: the share bounds what faster input would win.
+        Loss and metrics are means of the last `RECENT` steps. The time left counts on from the first step of this process,
+        so that neither compiling nor the start of data workers is in it. Devices may be busy with the step before while the
+        loop waits for data: that share bounds what faster input would win.
         """
         self._step = max(self._step, step)
-        if self._line is None or not self._line.due(step == self._total):
+        self._recent.append(values)
+        if step - self._start in (1, WARM_UP):  # the first steps wait for data workers and for what compiles at last
+            self._begun = step, self.spans.seconds()
+            self._readings.append(self._begun)
+        stays = step in (self._start + 1, self._total) or str(step).rstrip("0") in ("1", "2", "5")
+        if not self.terminal.is_due(stays):
             return
         now = (step, self.spans.seconds())
         rates = self._rates(self._readings[0], now)
         self._readings.append(now)
-        parts = [f"step {step:,}/{self._total:,}", f"loss {float(loss):.4f}"]
-        if rates:
-            elapsed = sum(now[1].values()) - sum(self._first[1].values())
-            left = elapsed / (step - self._start) * (self._total - step)
-            parts.append(f"{_number(rates['images_per_second'])} images/s")
-            parts += [f"MFU {rates['mfu']:.1%}"] if "mfu" in rates else []
-            parts += [f"waiting for data {rates['data_share']:.0%}", f"{_duration(left)} left"]
-        self._line.show("  ".join(parts))
+        epochs, total = (steps * self._batch / self._epoch for steps in (step, self._total))
+        parts = [f"step {step:,}/{self._total:,}", f"epoch {epochs:.1f}/{total:.3g}"]
+        parts += [f"{name} {number(value)}" for name, value in self._means().items()]
+        if (value := self._latest.get(self._best)) is not None:
+            parts.append(f"{self._best} {number(value)}")
+        if step > self._begun[0] and step - self._start > WARM_UP and step < self._total:
+            left = _seconds_since(self._begun, now) / (step - self._begun[0]) * (self._total - step)
+            parts.append(f"{duration(left)} left")
+        parts += [f"{number(rates['images_per_second'])} images/s"] if rates else []
+        parts.append(f"lr {number(learning_rate())}")
+        parts += [f"MFU {rates['mfu']:.1%}"] if "mfu" in rates else []
+        parts += [f"waiting for data {rates['data_share']:.0%}"] if rates.get("data_share", 0) > WAITING else []
+        self.terminal.progress(parts, stays)
 
-    def note(self, text: str) -> None:
-        """Prints a line of its own among the progress."""
-        if self._line is not None:
-            self._line.end()
-            print(text, file=self._line.stream, flush=True)
+    def _means(self) -> dict[str, float]:
+        """Of the loss, and what else is measured in training, over the last steps whose update counted."""
+        usable = [values for values in self._recent if not values["skipped_in_row"]]
+        names = [name for name in self._recent[-1] if name not in (*COUNTERS, "grad_norm")]
+        return {name: sum(values[name] for values in usable) / len(usable) if usable else math.nan for name in names}
 
-    def summary(self) -> dict[str, Any]:
-        """Writes summary.json, prints it as a table to stdout and returns it.
+    def evaluated(self, step: int, measured: Mapping[str, Any], is_best: bool) -> None:
+        """Prints what evaluations have measured."""
+        shown = [f"{name} {number(_python_number(value))}" for name, value in measured.items() if is_told(name, value)]
+        what = f"evaluation at step {step:,}: {', '.join(shown) or 'done'}"
+        self.terminal.say(f"{what}  (best so far, saved)" if is_best else what, "good" if is_best else "strong")
 
-        It holds the last value of every metric ever written; "step"; "examples_skipped" (the metric "train/broken") and
-        "examples_seen" (all others of the whole run); and of this process, which may be a resumed one,
-        "images_per_second", "data_share" and "mfu" while training, "wall_seconds" and "seconds" by span.
+    def summary(self, best: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Writes summary.json and returns it.
+
+        It holds the last value of every metric ever written; "step"; "best", the metric that decides, its best value and
+        step; "examples_skipped" (the metric "train/broken") and "examples_seen" (all others of the whole run); and of this
+        process, which may be a resumed one, "images_per_second", "data_share" and "mfu" while training, "wall_seconds" and
+        "seconds" by span.
         """
         now = (self._step, self.spans.seconds())
         skipped = int(self._latest.get("train/broken") or 0)
         final = self._latest | {
             "step": self._step,
+            "best": best,
             "examples_seen": self._step * self._batch - skipped,
             "examples_skipped": skipped,
             **self._rates(self._first, now),
@@ -152,21 +175,12 @@ class Reporter:
         if self._folder:
             with whole_file(self._folder.workdir / "summary.json") as file:
                 file.write(json.dumps(final, indent=2, allow_nan=False).encode())
-        if self._line is not None:
-            self._line.end()
-            print(self._last_words() if self._brief else table(final))
         return final
-
-    def _last_words(self) -> str:
-        told = [name for name in self._latest if name == "train/loss" or not name.startswith(("train/", "step"))]
-        numbers = ", ".join(f"{name} {_number(self._latest[name])}" for name in told if not name.endswith("/examples"))
-        return f"step {self._step:,}: {numbers}"
 
     def close(self) -> None:
         self._tell("close")
         self._targets.clear()
-        if self._line:
-            self._line.end()
+        self.terminal.close()
 
     def _rates(self, before: tuple[int, dict], after: tuple[int, dict]) -> dict[str, float]:
         """Rates between two readings of (step, seconds by span); {} if nothing ran."""
@@ -207,61 +221,18 @@ class Means:
         return {"steps": self._steps, "sums": dict(self._sums)}
 
 
-class ProgressLine:
-    """One line that is rewritten in place on a terminal; plain lines, at most one every 30 s, anywhere else."""
-
-    def __init__(self, stream: TextIO, clock: Callable[[], float]):
-        self.stream, self._clock = stream, clock
-        self._live = stream.isatty()
-        self._interval = 0.5 if self._live else 30.0
-        self._last, self._width = -math.inf, 0
-
-    def due(self, last: bool) -> bool:
-        return last or self._clock() - self._last >= self._interval
-
-    def show(self, text: str) -> None:
-        self._last = self._clock()
-        if self._live:
-            text = text[: shutil.get_terminal_size().columns - 1]  # a wrapped line could not be rewritten
-            self.stream.write("\r" + text.ljust(self._width))
-            self._width = len(text)
-        else:
-            self.stream.write(text + "\n")
-        self.stream.flush()
-
-    def end(self) -> None:
-        """Leaves a live line standing, so that other output starts below it."""
-        if self._width:
-            self.stream.write("\n")
-            self.stream.flush()
-            self._width = 0
-
-
 def is_picture(value: Any) -> bool:
     return getattr(value, "ndim", 0) == 3
 
 
-def table(result: Mapping[str, Any]) -> str:
-    """Names and values in two aligned columns; the spans of "seconds" come as seconds/..."""
-    flat = {name: value for name, value in result.items() if not isinstance(value, Mapping)}
-    flat |= {f"seconds/{name}": value for name, value in result.get("seconds", {}).items()}
-    width = max(map(len, flat), default=0)
-    return "\n".join(f"{name:<{width}}  {_number(value):>14}" for name, value in flat.items())
+def is_told(name: str, value: Any) -> bool:
+    """Whether a metric is among those that people are told of."""
+    return not is_picture(value) and not name.startswith("train/") and not name.endswith("/examples")
+
+
+def _seconds_since(before: tuple[int, dict], after: tuple[int, dict]) -> float:
+    return sum(after[1].values()) - sum(before[1].values())
 
 
 def _python_number(value: Any) -> float:
     return value if isinstance(value, int) else float(value)
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "not finite"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.5g}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"

@@ -20,13 +20,12 @@ from vision_jax.training import continuing
 from vision_jax.training.checkpoints import Checkpoints
 from vision_jax.training.continuing import RESTART, Accepted, Earlier
 from vision_jax.training.distributed import fetch, is_writer, place
-from vision_jax.training.group_table import format_groups
 from vision_jax.training.initialization import init_from, open_init_source
 from vision_jax.training.lock import WriterLock
-from vision_jax.training.param_groups import param_groups
 from vision_jax.training.setup import Setup, prepare
 from vision_jax.training.state import TrainState
 from vision_jax.training.targets import check_targets
+from vision_jax.training.terminal import Terminal
 from vision_jax.weights.work_folder import metric_values
 
 
@@ -84,7 +83,9 @@ def make_checkpoints(config, workdir: pathlib.Path) -> Checkpoints:
     )
 
 
-def first_state(start: Start, workdir: pathlib.Path, checkpoints: Checkpoints, accept: Sequence[str]) -> TrainState:
+def first_state(
+    start: Start, workdir: pathlib.Path, checkpoints: Checkpoints, accept: Sequence[str], terminal: Terminal
+) -> TrainState:
     """The state of the newest whole checkpoint, or a new one; config.json is written once there is one.
 
     What failed before leaves the work folder free for another try.
@@ -96,7 +97,7 @@ def first_state(start: Start, workdir: pathlib.Path, checkpoints: Checkpoints, a
         checkpoints.check_space(setup.abstract_state)
     state = checkpoints.restore(setup.abstract_state, restart=RESTART in accept)
     if state is None:
-        state = initial_state(setup)
+        state = initial_state(setup, terminal)
     step, total = int(state.step), setup.derived["steps"]["duration"]
     if step > total:
         raise ConfigError(
@@ -105,11 +106,11 @@ def first_state(start: Start, workdir: pathlib.Path, checkpoints: Checkpoints, a
     if is_writer():
         save_record(start, workdir, step)
         for line in told(start, step):
-            print(line, flush=True)
+            terminal.say(line)
     return state
 
 
-def initial_state(setup: Setup) -> TrainState:
+def initial_state(setup: Setup, terminal: Terminal) -> TrainState:
     """The state before the first step: newly drawn, or from another run's parameters as `config.init_from` says."""
     state = jax.jit(setup.create, out_shardings=setup.shardings)()
     if not setup.config.init_from:
@@ -117,8 +118,7 @@ def initial_state(setup: Setup) -> TrainState:
     fresh = fetch(state.variables)
     task, names = setup.task, setup.task.class_names or setup.task.target_names
     variables, report = init_from(setup.config.init_from, task.model, setup.config.data.image_size, fresh, names)
-    if is_writer():
-        print(f"initialised from {setup.config.init_from}:\n{report}", flush=True)
+    terminal.say(f"initialised from {setup.config.init_from}: {report}")
     collections = {name: tree for name, tree in variables.items() if name != "params"}
     return state.replace(
         params=place(variables["params"], setup.shardings.params),
@@ -157,27 +157,6 @@ def told(start: Start, step: int) -> list[str]:
             f" {setup.derived['steps']['duration']}"
         )
     return lines
-
-
-def describe(setup: Setup) -> str:
-    """The resolved config, the mesh and which group every parameter fell in, for people."""
-    config = json.dumps(to_dict(setup.config) | {"derived": setup.derived}, indent=2)
-    groups = format_groups(param_groups(setup.config, setup.abstract_state.params))
-    mesh = " x ".join(f"{axis} {size}" for axis, size in setup.mesh.shape.items())
-    return f"{config}\n\n{groups}\n\n{len(setup.mesh.devices.flat)} {jax.devices()[0].device_kind} device(s): {mesh}"
-
-
-def brief(setup: Setup, workdir: pathlib.Path) -> str:
-    """What trains on what, and where, in two lines."""
-    config, source, devices = setup.config, setup.source, setup.mesh.devices.flat
-    count = sum(leaf.size for leaf in jax.tree.leaves(setup.abstract_state.params))
-    classes = f", {source.num_classes} classes" if source.num_classes else ""
-    model, task = (type(part).__name__ for part in (setup.task.model, setup.task))
-    return (
-        f"{task} of a {model} of {count:,} parameters on {config.data.train}: {len(source):,} examples{classes}\n"
-        f"{setup.derived['steps']['duration']:,} steps of {config.batch_size} on {len(devices)} x {devices[0].device_kind};"
-        f" everything is written to {workdir}"
-    )
 
 
 def finished(workdir: pathlib.Path, step: int, total: int) -> dict[str, Any] | None:

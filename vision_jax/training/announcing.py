@@ -1,0 +1,152 @@
+"""What a run tells a person at its start and at its end, in a few lines each."""
+
+import json
+import math
+import os
+import pathlib
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from vision_jax.config import to_dict, typed_leaves
+from vision_jax.training.group_table import format_groups
+from vision_jax.training.param_groups import param_groups
+from vision_jax.training.reporting import is_told
+from vision_jax.training.setup import Setup
+from vision_jax.training.terminal import duration, number
+from vision_jax.values import shown
+
+WIDTH, MOST = 100, 8  # columns, and lines of changed keys
+_LABEL = 11  # columns
+_DOING = {
+    "init": "starting",
+    "compile": "compiling",
+    "data": "waiting for data",
+    "step": "training",
+    "eval": "evaluating",
+    "checkpoint": "saving",
+}
+_SHOWN_ELSEWHERE = ("data.train", "data.eval", "batch_size", "duration", "init_from", "task")
+
+
+def opening(setup: Setup, evaluators: Mapping[str, Any], workdir: pathlib.Path) -> str:
+    """What trains on what, for how long, on which devices, what its config changes, and where everything goes."""
+    config, derived, source = setup.config, setup.derived, setup.source
+    count, trained = _parameters(setup)
+    frozen = "" if trained == count else f", {trained:,} of them trained"
+    classes = f" of {source.num_classes} classes" if source.num_classes else ""
+    measured = f"{', '.join(evaluators)} on {_text(config.data.eval)}" if evaluators else "never"
+    epochs = derived["steps"]["duration"] * config.batch_size / derived["train_examples"]
+    devices = setup.mesh.devices
+    mesh = " x ".join(f"{size} {axis}" for axis, size in setup.mesh.shape.items() if size > 1)
+    rows = [
+        ("model", f"{type(setup.task.model).__name__}, {count:,} parameters{frozen}; task {config.task}"),
+        ("data", f"{_text(config.data.train)}, {len(source):,} examples{classes}; evaluated: {measured}"),
+        ("training", f"{derived['steps']['duration']:,} steps of {config.batch_size}, {epochs:.3g} epochs"),
+        ("devices", f"{devices.size} x {devices.flat[0].device_kind}" + (f", mesh {mesh}" if mesh else "")),
+        *([("start from", config.init_from)] if config.init_from else []),
+        ("changed", _changed(config)),
+        ("work folder", str(workdir)),
+    ]
+    return "\n".join(_row(label, text) for label, text in rows if text)
+
+
+def everything(setup: Setup) -> str:
+    """The whole config, and which group every parameter fell in."""
+    config = json.dumps(to_dict(setup.config) | {"derived": setup.derived}, indent=2)
+    return f"{config}\n\n{format_groups(param_groups(setup.config, setup.abstract_state.params))}"
+
+
+def closing(summary: Mapping[str, Any], workdir: pathlib.Path, task, embedded: bool) -> str:
+    """What came of a run and, unless it is a program's own, what to type next."""
+    seconds = summary.get("seconds", {})
+    whole = summary.get("wall_seconds") or math.inf
+    spent = [f"{doing} {duration(seconds[name])}" for name, doing in _DOING.items() if seconds.get(name, 0) > whole / 50]
+    took = f" in {duration(whole)} ({', '.join(spent)})" if spent else ""
+    last = [f"{name} {number(value)}" for name, value in summary.items() if _is_metric(name, value)]
+    rows = [
+        ("finished", f"{summary['step']:,} steps{took}"),
+        ("best", _best(summary.get("best"))),
+        ("last", ", ".join(last)),
+        ("work folder", str(workdir)),
+        ("next", "" if embedded else _next(workdir, task, bool(summary.get("best")))),
+    ]
+    return "\n".join(_row(label, text) for label, text in rows if text)
+
+
+def _row(label: str, text: str) -> str:
+    return f"{label:<{_LABEL}}  {text}"
+
+
+def _parameters(setup: Setup) -> tuple[int, int]:
+    """How many there are, and how many of them train."""
+    sizes = jax.tree.map(lambda leaf: leaf.size, setup.abstract_state.params)
+    trained = jax.tree.map(lambda size, trains: size * trains, sizes, setup.trains)
+    return sum(jax.tree.leaves(sizes)), sum(jax.tree.leaves(trained))
+
+
+def _changed(config) -> str:
+    """The keys of the config that are not at their defaults, in at most `MOST` lines."""
+    changed = [
+        f"{key}={_text(value)}"
+        for key, value, entry in typed_leaves(config)
+        if key not in _SHOWN_ELSEWHERE and (entry is None or value != entry.default)
+    ]
+    lines = _filled(changed, WIDTH - _LABEL - 2)
+    if len(lines) > MOST:
+        rest = sum(len(line) for line in lines[MOST - 1 :])
+        lines = [*lines[: MOST - 1], [f"... {rest} more in config.json"]]
+    return ("\n" + " " * (_LABEL + 2)).join("  ".join(line) for line in lines)
+
+
+def _filled(words: Sequence[str], width: int) -> list[list[str]]:
+    """Lines of as many words as have room in each, two blanks between them."""
+    lines: list[list[str]] = []
+    for word in words:
+        if lines and len("  ".join([*lines[-1], word])) <= width:
+            lines[-1].append(word)
+        else:
+            lines.append([word])
+    return lines
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) and value and not value.isspace() else shown(value)
+
+
+def _best(best: Mapping[str, Any] | None) -> str:
+    return f"{best['metric']} {number(best['value'])} at step {best['step']:,}, kept as a checkpoint" if best else ""
+
+
+def _is_metric(name: str, value: Any) -> bool:
+    is_number = value is None or isinstance(value, int | float)
+    return "/" in name and is_number and (is_told(name, value) or name == "train/loss")
+
+
+def _next(workdir: pathlib.Path, task, has_best: bool) -> str:
+    checkpoint = " --checkpoint=best" if has_best else ""
+    folder = shlex.quote(str(workdir))
+    if "reconstruction" in task.evaluations:
+        return f"{command('visualize')} --workdir={folder}{checkpoint}"
+    return f"{command('predict')} --model={folder}{checkpoint} PICTURES..."
+
+
+def command(name: str) -> str:
+    """How to run a command of the package as this process was started: by `vision-jax` or by Python."""
+    started = pathlib.Path(sys.argv[0])
+    if started.name == "vision-jax":
+        return f"{_typed(sys.argv[0])} {name}"
+    return f"{_typed(sys.executable)} -m vision_jax.{name}"
+
+
+def _typed(program: str) -> str:
+    """What to type for a program: its name where that finds it, else its path."""
+    for name in (os.path.basename(program), "python"):
+        if os.path.abspath(shutil.which(name) or "") == os.path.abspath(program):
+            return name
+    folder = os.getcwd() + os.sep
+    return shlex.quote(program.removeprefix(folder))
