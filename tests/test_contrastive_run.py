@@ -14,6 +14,8 @@ from test_main import assert_same_run, finish, start, wait_for
 from vision_jax.data import open_source
 from vision_jax.weights.work_folder import load_variables, locate
 
+pytestmark = pytest.mark.slow  # runs of minutes; the default suite steps CLIP's configs and kills a classifier
+
 CLIP = [
     "--config=configs/clip_shapes.py",
     "--config.model.image.width=32",

@@ -52,6 +52,7 @@ def command(workdir, cwd) -> subprocess.Popen:
     )
 
 
+@pytest.mark.slow
 def test_own_parts_killed_and_resumed_are_those_of_a_run_never_interrupted(tmp_path):
     killed = command(tmp_path / "killed", tmp_path)
     while killed.poll() is None and not list(tmp_path.glob("killed/checkpoints/20")):
@@ -80,6 +81,7 @@ def test_own_parts_killed_and_resumed_are_those_of_a_run_never_interrupted(tmp_p
     chex.assert_shape(vj.encode(model, variables, images), (1, 8))
 
 
+@pytest.mark.slow
 def test_segmentation_from_a_swin_of_its_own_shape(tmp_path):
     fields = dict(patch_size=4, width=8, depths=(1, 1), num_heads=(1, 2), window=4)
     swin = vj.create_model("swin_t", **fields, num_classes=3)

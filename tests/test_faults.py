@@ -26,6 +26,7 @@ def scratch(tmp_path_factory):
     made.close()
 
 
+@pytest.mark.slow
 def test_second_writer_then_group_sigterm_then_killed_worker(scratch):
     """One run after another in one work folder, to the bits and metrics of a run that nothing disturbed."""
     workdir, two = scratch.folder("together"), "--config.data.workers=2"

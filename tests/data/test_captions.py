@@ -66,7 +66,7 @@ def test_classes_beside_captions_need_no_templates():
         caption_tokens(config_of("digits:train").data, open_source("digits:train"))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_same_texts_after_a_restart_and_for_any_processes(workers):
     config = config_of("shapes:train", workers=workers)
     whole = batches(config, 4)

@@ -75,7 +75,7 @@ def test_clip_gathers_the_embeddings_alone():
 
 @pytest.mark.parametrize(
     "architecture",
-    [pytest.param("vit", marks=slow), pytest.param("swin", marks=slow), pytest.param("mae", marks=slow), "clip"],
+    ["vit", *(pytest.param(name, marks=slow) for name in ("swin", "mae", "clip"))],
 )
 def test_tensor_parallelism_reduces_activations_and_gathers_none(architecture):
     """Megatron's sums after attention and MLP, and before them on the way back (for queries, keys and values apart)."""

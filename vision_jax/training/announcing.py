@@ -65,7 +65,9 @@ def closing(summary: Mapping[str, Any], workdir: pathlib.Path, task, embedded: b
     """What came of a run and, unless it is a program's own, what to type next."""
     seconds = summary.get("seconds", {})
     whole = summary.get("wall_seconds") or math.inf
-    spent = [f"{doing} {duration(seconds[name])}" for name, doing in _DOING.items() if seconds.get(name, 0) > whole / 50]
+    spent = [
+        f"{doing} {duration(seconds[name])}" for name, doing in _DOING.items() if seconds.get(name, 0) > whole / 50
+    ]
     took = f" in {duration(whole)} ({', '.join(spent)})" if spent else ""
     last = [f"{name} {number(value)}" for name, value in summary.items() if _is_metric(name, value)]
     rows = [
