@@ -17,6 +17,7 @@ from vision_jax.training.group_table import format_groups
 from vision_jax.training.param_groups import param_groups
 from vision_jax.training.reporting import is_told
 from vision_jax.training.setup import Setup
+from vision_jax.training.start import Start
 from vision_jax.training.terminal import duration, number
 from vision_jax.values import shown
 
@@ -33,30 +34,43 @@ _DOING = {
 _SHOWN_ELSEWHERE = ("data.train", "data.eval", "batch_size", "duration", "init_from", "task")
 
 
-def opening(setup: Setup, evaluators: Mapping[str, Any], workdir: pathlib.Path) -> str:
-    """What trains on what, for how long, on which devices, what its config changes, and where everything goes."""
+def opening(start: Start, workdir: pathlib.Path, step: int, verbose: bool = False) -> str:
+    """What trains on what, for how long, on which devices, what its config changes, and where everything goes.
+
+    step: the one that the run goes on from. verbose: the whole config comes first, and which group every parameter fell in.
+    """
+    setup = start.setup
     config, derived, source = setup.config, setup.derived, setup.source
     count, trained = _parameters(setup)
     frozen = "" if trained == count else f", {trained:,} of them trained"
     classes = f" of {source.num_classes} classes" if source.num_classes else ""
-    measured = f"{', '.join(evaluators)} on {_text(config.data.eval)}" if evaluators else "never"
     epochs = derived["steps"]["duration"] * config.batch_size / derived["train_examples"]
     devices = setup.mesh.devices
     mesh = " x ".join(f"{size} {axis}" for axis, size in setup.mesh.shape.items() if size > 1)
     rows = [
         ("model", f"{type(setup.task.model).__name__}, {count:,} parameters{frozen}; task {config.task}"),
-        ("data", f"{_text(config.data.train)}, {len(source):,} examples{classes}; evaluated: {measured}"),
+        ("data", f"{_text(config.data.train)}, {len(source):,} examples{classes}"),
+        ("evaluation", _evaluation(config, start.evaluators)),
         ("training", f"{derived['steps']['duration']:,} steps of {config.batch_size}, {epochs:.3g} epochs"),
         ("devices", f"{devices.size} x {devices.flat[0].device_kind}" + (f", mesh {mesh}" if mesh else "")),
         *([("start from", config.init_from)] if config.init_from else []),
         ("changed", _changed(config)),
         ("work folder", str(workdir)),
+        ("continuing", f"from step {step:,}" if step else ""),
     ]
-    return "\n".join(_row(label, text) for label, text in rows if text)
+    lines = [_everything(setup), ""] if verbose else []
+    return "\n".join([*lines, *(_row(label, text) for label, text in rows if text)])
 
 
-def everything(setup: Setup) -> str:
-    """The whole config, and which group every parameter fell in."""
+def _evaluation(config, evaluators: Mapping[str, Any]) -> str:
+    """Which evaluations there are on which source."""
+    by_source: dict[str, list[str]] = {}
+    for name in evaluators:
+        by_source.setdefault(_text(config.evals[name].source or config.data.eval), []).append(name)
+    return "; ".join(f"{', '.join(names)} on {source}" for source, names in by_source.items()) or "none"
+
+
+def _everything(setup: Setup) -> str:
     config = json.dumps(to_dict(setup.config) | {"derived": setup.derived}, indent=2)
     return f"{config}\n\n{format_groups(param_groups(setup.config, setup.abstract_state.params))}"
 

@@ -17,7 +17,7 @@ from vision_jax.errors import ConfigError, RunError, Stopped
 from vision_jax.evaluation import make_evaluators, measure
 from vision_jax.models.stacking import path_name
 from vision_jax.tasks import make_task
-from vision_jax.training.announcing import closing, everything, opening
+from vision_jax.training.announcing import closing, opening
 from vision_jax.training.checkpoints import Checkpoints, check_structure
 from vision_jax.training.distributed import check_shared, from_first, is_writer
 from vision_jax.training.partitioning import make_mesh, replicated
@@ -57,20 +57,15 @@ def train(
         with spans("init"):
             check_shared(workdir)
             start = check(config, workdir, accept)
-        setup, total = start.setup, start.setup.derived["steps"]["duration"]
-        terminal = Terminal(sys.stdout, workdir / "log.txt") if is_writer() else Terminal(None)
+        setup, terminal = start.setup, open_terminal(workdir)
         with jax.set_mesh(setup.mesh), contextlib.closing(make_checkpoints(setup.config, workdir)) as checkpoints:
             with spans("init"):
                 state = first_state(start, workdir, checkpoints, accept, terminal)
-            done = finished(workdir, int(state.step), total)
+            done = finished(workdir, int(state.step), setup.derived["steps"]["duration"])
             if from_first(done is not None):
                 terminal.say(closing(done or {}, workdir, setup.task, embedded))
                 return done or {}
-            terminal.say(opening(setup, start.evaluators, workdir))
-            if verbose:
-                terminal.say(everything(setup))
-            if state.step:
-                terminal.say(f"continuing from step {int(state.step):,}")
+            terminal.say(opening(start, workdir, int(state.step), verbose))
             with _reporting(setup, workdir, int(state.step), spans, callbacks, terminal) as (reporter, profiler):
                 with spans("compile"), terminal.timed("compiling the training step"):
                     step_fn = compile_step(setup)
@@ -78,6 +73,11 @@ def train(
                 summary = reporter.summary(checkpoints.best_so_far())
             terminal.say(closing(summary, workdir, setup.task, embedded))
             return summary
+
+
+def open_terminal(workdir: pathlib.Path) -> Terminal:
+    """Of a run: this process's own, where that is the first."""
+    return Terminal(sys.stdout, workdir / "log.txt") if is_writer() else Terminal(None)
 
 
 @contextlib.contextmanager
