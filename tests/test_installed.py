@@ -86,7 +86,7 @@ def test_help_names_the_commands_and_configs(vision_jax, arguments):
 
 @pytest.mark.parametrize("command", ["train", "eval", "predict", "convert", "plan", "visualize"])
 def test_every_command_helps(vision_jax, command):
-    assert f"usage: vision-jax {command} [-h]" in vision_jax(command, "--help")
+    assert f"usage: vision-jax {command} [-h" in vision_jax(command, "--help")
 
 
 def test_version(vision_jax, version):

@@ -35,7 +35,8 @@ SHORT = {"train": ["--config.duration=20 steps", "--config.checkpoint.every=10 s
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
+    found = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+    return [text for kind, text in found if kind == language]
 
 
 def commands() -> list[str]:

@@ -15,6 +15,7 @@ from vision_jax.config import base_config
 from vision_jax.errors import ConfigError
 from vision_jax.training.reporting import Reporter
 from vision_jax.training.targets import RunInfo, check_targets, open_targets
+from vision_jax.training.terminal import Terminal
 
 PICTURE = np.zeros((4, 6, 3), np.uint8)
 
@@ -67,8 +68,8 @@ def own(kind, **fields):
 def opened(log, workdir, start_step=0, **keys):
     targets = open_targets(log, RunInfo(workdir, {"seed": 3}, start_step))
     stream = io.StringIO()
-    keys = {"total_steps": 100, "batch_size": 8, "start_step": start_step, **keys}
-    return Reporter(workdir, targets=targets, stream=stream, **keys), list(targets.values()), stream
+    keys = {"total_steps": 100, "batch_size": 8, "epoch_size": 80, "start_step": start_step, **keys}
+    return Reporter(workdir, targets=targets, terminal=Terminal(stream), **keys), list(targets.values()), stream
 
 
 def test_a_target_gets_what_is_written_and_callbacks_do(tmp_path):
@@ -161,10 +162,12 @@ def test_neither_tensorflow_nor_torch_is_needed(tmp_path):
     program = (
         "import pathlib, sys; sys.modules |= dict.fromkeys(['tensorflow', 'torch', 'tensorboard'])\n"
         "from vision_jax.training.reporting import Reporter\n"
+        "from vision_jax.training.terminal import Terminal\n"
         "from vision_jax.training.targets import RunInfo\n"
         "from vision_jax.training.tensorboard import TensorBoard\n"
         f"workdir = pathlib.Path({str(tmp_path)!r})\n"
-        "r = Reporter(workdir, total_steps=1, batch_size=1, targets={'t': TensorBoard(RunInfo(workdir, {}, 0))})\n"
+        "targets = {'t': TensorBoard(RunInfo(workdir, {}, 0))}\n"
+        "r = Reporter(workdir, terminal=Terminal(None), total_steps=1, batch_size=1, epoch_size=1, targets=targets)\n"
         "r.write(1, {'loss': 1.0}); r.summary(); r.close()"
     )
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
