@@ -12,15 +12,7 @@ from vision_jax.models.modified_resnet import ModifiedResNet
 from vision_jax.models.vit import ViT
 from vision_jax.ops.patches import as_pair
 from vision_jax.ops.windows import Pair
-from vision_jax.weights.families.description import (
-    Description,
-    LeftOpen,
-    Shapes,
-    heads_of,
-    pair,
-    preprocessing,
-    refuse,
-)
+from vision_jax.weights.families.description import Description, LeftOpen, Shapes, heads_of, pair, preprocessing, refuse
 from vision_jax.weights.families.vit_shapes import encoder_fields
 from vision_jax.weights.mapping import TORCH, Names
 

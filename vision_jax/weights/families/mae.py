@@ -17,14 +17,7 @@ from vision_jax.models.vit import ViT
 from vision_jax.ops.patches import as_pair, grid_of
 from vision_jax.ops.posemb import sincos2d
 from vision_jax.weights.families import vit, vit_timm
-from vision_jax.weights.families.description import (
-    IMAGENET,
-    Description,
-    LeftOpen,
-    Shapes,
-    pair,
-    preprocessing,
-)
+from vision_jax.weights.families.description import IMAGENET, Description, LeftOpen, Shapes, pair, preprocessing
 from vision_jax.weights.families.transformers import Key, as_is, depth, pictures, read_keys, write_keys
 from vision_jax.weights.mapping import Names
 from vision_jax.weights.tensors import Tensor

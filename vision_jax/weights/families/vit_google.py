@@ -7,9 +7,8 @@ class. Positions have had three places, and layers may be stacked along a leadin
 from collections.abc import Mapping
 
 from vision_jax.errors import ConfigError
-from vision_jax.ops.patches import as_pair
-from vision_jax.weights.families.description import HALF, Description, LeftOpen, Shapes, pair, preprocessing
-from vision_jax.weights.families.vit_shapes import classifier_fields, encoder_fields, fit_positions
+from vision_jax.weights.families.description import HALF, Description, Shapes, preprocessing
+from vision_jax.weights.families.vit_shapes import classifier_fields, read_positions
 from vision_jax.weights.mapping import LAYOUTS, NOTHING, Layout, Names
 
 _BLOCK = "Transformer/encoderblock"
@@ -34,20 +33,11 @@ def describe_official(config: Mapping | None, tensors: Mapping, given: Mapping |
     rules = _rules(tensors, prefix, is_stacked)
     query = Shapes(tensors, Names(rules, (("", "same"),))).of("blocks_0/attn/query/kernel", 3 + is_stacked)
     shapes = Shapes(tensors, Names(rules, _layouts(query[-2], is_stacked)))
-    fields = {**encoder_fields(shapes), **classifier_fields(shapes), "num_heads": query[-2]}
+    fields = {**classifier_fields(shapes), "num_heads": query[-2]}
     if is_stacked:
         fields["depth"] = query[0]
     fields["pool"] = "map" if shapes.has("map_head/probe") else "token" if fields["cls_token"] else "gap"
-    size = given.pop("image_size", None)
-    if shapes.has("pos_embed"):
-        rows, sizes = shapes.of("pos_embed", 3)[1], [pair(size)] if size else []
-        patch, before = as_pair(fields["patch_size"]), (int(fields["cls_token"]), 0)
-        image_size, prefixed = fit_positions(rows, patch, fields["stem"], before, sizes, bool(size))
-        fields["posemb_cls"] = bool(prefixed)
-    elif size is None:
-        raise LeftOpen("image_size", "the file has no positions, which would show its image size; pass image_size")
-    else:
-        image_size, fields["posemb"], fields["posemb_cls"] = pair(size), "sincos2d_bv", False
+    image_size = read_positions(shapes, fields, given, (), {"posemb": "sincos2d_bv", "posemb_cls": False})
     fields |= given
     layouts = _layouts(fields["num_heads"], is_stacked)
     names = Names(rules, layouts, (f"{prefix}Transformer/",), _PREFIXES[prefix])

@@ -2,13 +2,13 @@
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vision_jax.errors import ConfigError
 from vision_jax.models.resnet import stem_size
-from vision_jax.ops.patches import grid_of
-from vision_jax.weights.families.description import LeftOpen, Shapes, one_if_equal
+from vision_jax.ops.patches import as_pair, grid_of
+from vision_jax.weights.families.description import LeftOpen, Shapes, one_if_equal, pair
 
 
 def encoder_fields(shapes: Shapes, root: str = "") -> dict[str, Any]:
@@ -25,13 +25,37 @@ def encoder_fields(shapes: Shapes, root: str = "") -> dict[str, Any]:
 
 
 def classifier_fields(shapes: Shapes) -> dict[str, Any]:
-    """Those of a ViT that stands alone, which may be a hybrid, besides `encoder_fields`."""
+    """Those of a ViT that stands alone, which may be a hybrid."""
     return {
+        **encoder_fields(shapes),
         "num_classes": shapes.outputs("head") or 0,
         "representation_size": shapes.outputs("pre_logits"),
         "cls_token": shapes.has("cls_token"),
+        "num_registers": shapes.of("registers", 3)[1] if shapes.has("registers") else 0,
         "stem": stem_of(shapes),
     }
+
+
+def read_positions(
+    shapes: Shapes, fields: dict[str, Any], given: dict, sizes: Iterable[tuple[int, int]], fixed: Mapping[str, Any]
+) -> tuple[int, int]:
+    """The image size, of `given` (where it is taken out), of `sizes` or square; `fields` gain what positions show.
+
+    fixed: what they gain where the file has none.
+    """
+    size, prefix = given.pop("image_size", None), int(fields["cls_token"]) + fields["num_registers"]
+    sizes = list(sizes) if size is None else [pair(size)]
+    if not shapes.has("pos_embed"):
+        if not sizes:
+            raise LeftOpen("image_size", "the file has no positions, which would show its image size; pass image_size")
+        fields |= fixed
+        return sizes[0]
+    rows, patch = shapes.of("pos_embed", 3)[1], as_pair(fields["patch_size"])
+    image_size, before = fit_positions(rows, patch, fields["stem"], (prefix, 0), sizes, size is not None)
+    if before and fields["num_registers"]:
+        raise ConfigError("the file has positions of registers, which our ViT has not")
+    fields["posemb_cls"] = bool(before)
+    return image_size
 
 
 def stem_of(shapes: Shapes) -> tuple[int, ...] | None:

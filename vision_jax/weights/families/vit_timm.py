@@ -14,7 +14,6 @@ import numpy as np
 from vision_jax.errors import ConfigError
 from vision_jax.models.layers import ACTIVATIONS, choose
 from vision_jax.models.vit import ViT
-from vision_jax.ops.patches import as_pair
 from vision_jax.weights.families.description import (
     Description,
     LeftOpen,
@@ -28,7 +27,7 @@ from vision_jax.weights.families.description import (
     whole,
 )
 from vision_jax.weights.families.vit import fixed_positions
-from vision_jax.weights.families.vit_shapes import classifier_fields, encoder_fields, fit_positions
+from vision_jax.weights.families.vit_shapes import classifier_fields, read_positions
 from vision_jax.weights.mapping import TORCH, Names
 
 _POOLS = {"token": "token", "avg": "gap", "map": "map", "": "none"}
@@ -121,29 +120,16 @@ def read_fields(shapes: Shapes, given: dict, sizes: Iterable) -> tuple[dict[str,
     """Fields that names and shapes show, and the image size, of `given` (where it is taken out), of `sizes` or square."""
     if "dist_token" in shapes.tensors:
         raise ConfigError("the file has 'dist_token': a distilled DeiT has two heads, which our ViT has not")
-    fields = encoder_fields(shapes) | classifier_fields(shapes)
+    fields = classifier_fields(shapes)
     if fields["stem"] is None and any(name.startswith("patch_embed.backbone.") for name in shapes.tensors):
         raise ConfigError("the file's hybrid has another stem than Google's ResNet with group norm")
-    registers = shapes.of("registers", 3)[1] if shapes.has("registers") else 0
     fields |= {
         "head_batch_norm": shapes.has("head_norm/mean"),
-        "num_registers": registers,
         "norm_pooled": shapes.has("fc_norm/scale"),
         "layer_scale_init": 1e-5 if shapes.has("blocks_0/ls1") else None,
         "qkv_bias": shapes.has("blocks_0/attn/query/bias"),
     }
-    size = given.pop("image_size", None)
-    sizes = list(sizes) if size is None else [pair(size)]
-    if not shapes.has("pos_embed"):
-        if not sizes:
-            raise LeftOpen("image_size", "the file has no positions, which would show its image size; pass image_size")
-        return {**fields, "posemb": "none"}, sizes[0]
-    rows, patch = shapes.of("pos_embed", 3)[1], as_pair(fields["patch_size"])
-    before = (fields["cls_token"] + registers, 0)
-    image_size, prefix = fit_positions(rows, patch, fields["stem"], before, sizes, size is not None)
-    if prefix and registers:
-        raise ConfigError("the file has positions of registers, which our ViT has not")
-    return {**fields, "posemb_cls": bool(prefix)}, image_size
+    return fields, read_positions(shapes, fields, given, sizes, {"posemb": "none"})
 
 
 def heads_of_timm(width: int) -> int:
