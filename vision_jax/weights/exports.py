@@ -91,7 +91,6 @@ def save_pretrained(
     if preprocessing is not None and image_size is None:
         image_size = preprocessing.image_size
     image_size = _learned_size(model, variables["params"]) if image_size is None else as_pair(image_size)
-    _check_shapes(model, variables, image_size)
     settings = vars(preprocessing) if preprocessing else None
 
     folder = pathlib.Path(folder).expanduser()
@@ -103,6 +102,7 @@ def save_pretrained(
         jsons[_CONFIGS.get(format, "config.json")] = _named(export.config(model, image_size, *said), class_names)
     if format == "hf" and settings:
         jsons["preprocessor_config.json"] = write_processor(settings, image_size)
+    _check_shapes(model, variables, image_size)
     arrays = export_variables(variables, export.names(model, image_size)) | export.constants(model, image_size)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -108,8 +108,8 @@ def names_of(model: CLIP, image_size: Pair) -> Names:
 def config_transformers(model: CLIP, image_size: Pair) -> dict[str, Any]:
     """config.json of CLIPModel. Raises ConfigError naming the field of a model that it cannot be."""
     tower = tower_of(model, "transformers")
-    refuse(model, "transformers' CLIP", {"text_causal": (True,), "text_pool": ("end",), "logit_bias_init": (None,)})
-    refuse(tower, "transformers' CLIP", {"pool": ("token",), "pre_norm": (True,)})
+    refuse(model, "transformers' CLIP", text_causal=(True,), text_pool=("end",), logit_bias_init=(None,))
+    refuse(tower, "transformers' CLIP", pool=("token",), pre_norm=(True,))
     if image_size[0] != image_size[1] or tower.patch[0] != tower.patch[1]:
         raise ConfigError(f"transformers' CLIP has square images and patches, not {image_size} and {tower.patch}")
     shared = {"projection_dim": model.embed_dim}

@@ -159,23 +159,21 @@ def tower_of(model: CLIP, format: str, allowed: tuple[type, ...] = (ViT,)) -> Vi
         known = " and ".join(kind.__name__ for kind in allowed)
         raise ConfigError(f"{format} has CLIP with the image towers {known}, not with '{model.image_tower}'")
     is_vit = isinstance(tower, ViT)
-    refuse(model, f"{format}'s CLIP", {"image_projection_bias": (not is_vit,)})
+    refuse(model, f"{format}'s CLIP", image_projection_bias=(not is_vit,))
     if is_vit:
         refuse(
             tower,
             f"{format}'s CLIP",
-            {
-                "pool": ("token", "gap"),
-                "has_cls": (True,),
-                "stem": (None,),
-                "num_registers": (0,),
-                "posemb": ("learn_1d",),
-                "posemb_cls": (True,),
-                "patch_bias": (False,),
-                "qkv_bias": (True,),
-                "layer_scale_init": (None,),
-                "representation_size": (None,),
-            },
+            pool=("token", "gap"),
+            has_cls=(True,),
+            stem=(None,),
+            num_registers=(0,),
+            posemb=("learn_1d",),
+            posemb_cls=(True,),
+            patch_bias=(False,),
+            qkv_bias=(True,),
+            layer_scale_init=(None,),
+            representation_size=(None,),
         )
     return tower
 
@@ -208,21 +206,19 @@ def constants_official(model: CLIP, image_size: Pair) -> dict[str, np.ndarray]:
     refuse(
         model,
         "OpenAI's CLIP",
-        {
-            "text_act": ("quick_gelu",),
-            "text_causal": (True,),
-            "text_pool": ("end",),
-            "text_num_heads": (model.text_width // 64,),
-            "text_mlp_dim": (None, 4 * model.text_width),
-            "logit_bias_init": (None,),
-        },
+        text_act=("quick_gelu",),
+        text_causal=(True,),
+        text_pool=("end",),
+        text_num_heads=(model.text_width // 64,),
+        text_mlp_dim=(None, 4 * model.text_width),
+        logit_bias_init=(None,),
     )
     if isinstance(tower, ViT):
         allowed = {"act": ("quick_gelu",), "pre_norm": (True,), "pool": ("token",), "norm_eps": (1e-5,)}
         allowed |= {"num_heads": (tower.width // 64,), "mlp_dim": (4 * tower.width,), "norm_pooled": (False,)}
     else:
         allowed = {"num_heads": (None, tower.features // 64)}
-    refuse(tower, "OpenAI's CLIP", allowed)
+    refuse(tower, "OpenAI's CLIP", **allowed)
     if image_size[0] != image_size[1]:
         raise ConfigError(f"OpenAI's CLIP has square images, not {image_size}")
     numbers = {

@@ -149,7 +149,7 @@ def ratio_of(width: int, hidden: int) -> float:
     return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width
 
 
-def refuse(model: Any, format: str, allowed: Mapping[str, tuple]) -> None:
+def refuse(model: Any, format: str, **allowed: tuple) -> None:
     """Raises ConfigError naming the first of the model's fields that has none of the values which a format can say."""
     for field, values in allowed.items():
         if (value := getattr(model, field)) not in values:

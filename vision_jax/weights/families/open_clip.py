@@ -22,6 +22,7 @@ from vision_jax.weights.families.description import (
     Description,
     LeftOpen,
     Shapes,
+    one_if_equal,
     preprocessing,
     ratio_of,
     real,
@@ -31,29 +32,13 @@ from vision_jax.weights.families.description import (
 )
 
 # What a config may say of a tower; anything else that it sets is not known here.
-_SHARED = {
-    "width",
-    "layers",
-    "mlp_ratio",
-    "norm_kwargs",
-    "act_kwargs",
-    "pool_type",
-    "final_ln_after_pool",
-    "output_tokens",
-}
+_SHARED = {"width", "layers", "mlp_ratio", "norm_kwargs", "act_kwargs"}
+_SHARED |= {"pool_type", "final_ln_after_pool", "output_tokens"}
 _VISION = _SHARED | {"image_size", "head_width", "patch_size", "patch_dropout", "no_ln_pre", "pos_embed_type"}
 _TEXT = _SHARED | {"context_length", "vocab_size", "heads", "no_causal_mask", "pad_id", "eos_id", "proj_type"}
 _TEXT |= {"hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs"}
 # Fields of towers that are not there; they mean nothing without the names of those.
-_UNUSED = (
-    "timm_pool",
-    "timm_proj",
-    "timm_drop",
-    "hf_proj_type",
-    "hf_pooler_type",
-    "hf_model_pretrained",
-    "attn_pooler_",
-)
+_UNUSED = ("timm_pool", "timm_proj", "timm_drop", "hf_proj", "hf_pooler", "hf_model_pretrained", "attn_pooler_")
 _RESIZE = {"shortest": "crop", "squash": "squash"}
 
 
@@ -147,11 +132,10 @@ def config_open_clip(model: CLIP, image_size: Pair, preprocessing: Mapping | Non
     """
     tower = tower_of(model, "open_clip", (ViT, ModifiedResNet))
     acts = ("quick_gelu",) if model.text_act == "quick_gelu" else ("gelu", "gelu_tanh")
-    refuse(model, "open_clip's CLIP", {"text_act": ("quick_gelu", "gelu", "gelu_tanh")})
-    height, width = image_size
-    vision = {"image_size": height if height == width else [height, width], "width": tower.width}
+    refuse(model, "open_clip's CLIP", text_act=("quick_gelu", "gelu", "gelu_tanh"))
+    vision = {"image_size": one_if_equal(image_size), "width": tower.width}
     if isinstance(tower, ViT):
-        refuse(tower, f"open_clip's CLIP with text_act={model.text_act!r}", {"act": acts})
+        refuse(tower, f"open_clip's CLIP with text_act={model.text_act!r}", act=acts)
         vision |= {
             "layers": tower.depth,
             "patch_size": tower.patch_size,
@@ -164,7 +148,7 @@ def config_open_clip(model: CLIP, image_size: Pair, preprocessing: Mapping | Non
             **_act_kwargs(tower.act),
         }
     else:
-        if len(tower.blocks) != 4 or height != width:
+        if len(tower.blocks) != 4 or image_size[0] != image_size[1]:
             raise ConfigError(
                 f"open_clip's ModifiedResNet has four stages and square images, not blocks={tower.blocks} and {image_size}"
             )

@@ -114,7 +114,7 @@ def config_transformers(model: Swin, image_size: Pair) -> dict[str, Any]:
 
     Raises ConfigError where transformers would give other outputs for images of `image_size` (height, width).
     """
-    refuse(model, "transformers' Swin", {"features_only": (False,), "norm_eps": (NORM_EPS,)})
+    refuse(model, "transformers' Swin", features_only=(False,), norm_eps=(NORM_EPS,))
     window = one_if_equal(as_pair(model.window))
     fitted = fitted_windows(model, image_size)
     maps = stage_maps(model, image_size)

@@ -223,7 +223,7 @@ def config_timm(model: Swin, image_size: Pair, preprocessing: Mapping | None = N
 
     Raises ConfigError where timm would give other outputs for images of `image_size` (height, width).
     """
-    refuse(model, "timm's Swin", {"features_only": (False,), "act": ("gelu",), "norm_eps": (NORM_EPS,)})
+    refuse(model, "timm's Swin", features_only=(False,), act=("gelu",), norm_eps=(NORM_EPS,))
     fitted, maps = fitted_windows(model, image_size), stage_maps(model, image_size)
     size = f"images of {image_size[0]}x{image_size[1]}"
     if fitted != fitted_windows(model, image_size, "axis"):

@@ -105,19 +105,17 @@ def config_transformers(model: ViT, image_size: tuple[int, int]) -> dict[str, An
     refuse(
         model,
         "transformers' ViT",
-        {
-            "pool": ("token",),
-            "stem": (None,),
-            "num_registers": (0,),
-            "posemb": ("learn_1d", "learn_sincos2d", "sincos2d", "sincos2d_bv"),
-            "posemb_cls": (True,),
-            "patch_bias": (True,),
-            "pre_norm": (False,),
-            "layer_scale_init": (None,),
-            "norm_pooled": (False,),
-            "head_batch_norm": (False,),
-            "representation_size": (None,) if model.num_classes else (model.representation_size,),
-        },
+        pool=("token",),
+        stem=(None,),
+        num_registers=(0,),
+        posemb=("learn_1d", "learn_sincos2d", "sincos2d", "sincos2d_bv"),
+        posemb_cls=(True,),
+        patch_bias=(True,),
+        pre_norm=(False,),
+        layer_scale_init=(None,),
+        norm_pooled=(False,),
+        head_batch_norm=(False,),
+        representation_size=(None,) if model.num_classes else (model.representation_size,),
     )
     config = {"model_type": "vit", **write_keys(model, KEYS), **pictures(image_size), "pooler_act": "tanh"}
     if not model.num_classes:

@@ -194,16 +194,14 @@ def config_timm(model: ViT, image_size: tuple[int, int], preprocessing: Mapping 
     refuse(
         model,
         "timm's VisionTransformer",
-        {
-            "stem": (None, *_STEMS),
-            "posemb": ("none", "learn_1d", "learn_sincos2d", "sincos2d", "sincos2d_bv"),
-            "representation_size": (None,),
-            "head_batch_norm": (False,),
-            "norm_eps": tuple(_PLAIN) if model.stem is None else (1e-6,),
-            "patch_bias": (not model.pre_norm,),
-            "posemb_cls": (False,) if model.num_registers and model.posemb != "none" else (True, False),
-            "num_prefix": (0,) if model.pool == "map" else (model.num_prefix,),
-        },
+        stem=(None, *_STEMS),
+        posemb=("none", "learn_1d", "learn_sincos2d", "sincos2d", "sincos2d_bv"),
+        representation_size=(None,),
+        head_batch_norm=(False,),
+        norm_eps=tuple(_PLAIN) if model.stem is None else (1e-6,),
+        patch_bias=(not model.pre_norm,),
+        posemb_cls=(False,) if model.num_registers and model.posemb != "none" else (True, False),
+        num_prefix=(0,) if model.pool == "map" else (model.num_prefix,),
     )
     args = {
         "img_size": list(image_size),
