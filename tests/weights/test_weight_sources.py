@@ -81,7 +81,7 @@ def test_truncated_files(name, share, tmp_path, folder):
             {"hidden_size": 12},
             r"shapes do not fit: 'vit.embeddings.cls_token' \[1, 1, 8\] for 'cls_token' \[1, 1, 12\] and \d+ more",
         ),
-        ({"num_hidden_layers": 2}, "the file lacks 'vit.encoder.layer.1.layernorm_before.bias' and 15 more"),
+        ({"num_hidden_layers": 2}, "the file lacks 'vit.encoder.layer.1.layernorm_before.weight' and 15 more"),
         ({"num_hidden_layers": 0}, "model field 'depth' must lie between 1 and 1,000, got 0"),
         ({"patch_size": "4"}, "a size must be a positive number, or two for .*, and not '4'"),
         ({"num_attention_heads": 3}, "num_heads=3"),

@@ -83,9 +83,12 @@ class Entry(NamedTuple):
 
 
 def entries(names: Names, shapes: Mapping[str, tuple[int, ...]]) -> list[Entry]:
-    """One for each of the shapes by collection and path; those of one tensor stand together, short paths first."""
+    """One for each of the shapes by collection and path; those of one tensor stand together.
+
+    Short paths and weights come first, since messages name what comes first.
+    """
     found: dict[str, list[str]] = {}
-    for ours in sorted(shapes, key=lambda ours: ours.count("/")):
+    for ours in sorted(shapes, key=lambda ours: (ours.count("/"), ours.endswith("bias"))):
         found.setdefault(names.of(_path(ours)), []).append(ours)
     table = []
     for theirs, parts in found.items():
