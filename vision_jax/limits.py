@@ -27,7 +27,7 @@ ZIP_DIRECTORY = 8 * 2**20  # bytes; 60 or more a member
 PICKLE_BYTES = 32 * 2**20  # of a checkpoint's pickle, which holds no values: those of large models have 1 MB
 PICKLE_STEPS = 1_000_000  # opcodes, and items that they copy; a tensor takes 60
 PICKLE_ENTRIES = 500_000  # of the dicts and lists of a checkpoint, shared ones counted as often as they are met
-PARAMETERS = 10_000  # arrays of a model that a file describes; the largest published ones have under 2,000
+BLOCKS = 600  # of a model that a file describes, of which each is named; the largest published ones have under 100
 FILE_IMAGE_SIDE = 4096  # pixels that a file's model is for; for larger images, load_pretrained takes image_size=
 CROP = 0.1  # the least share of a picture that a file says to keep: what is cut away is resized before
 PAIRS = 2**26  # of tokens that may see each other, in Swin's windows or in a text, whose masks have a byte for each

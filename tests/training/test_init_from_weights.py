@@ -14,7 +14,7 @@ from vision_jax.ops.posemb import sincos2d
 from vision_jax.ops.resampling import resize_posemb
 from vision_jax.training.initialization import init_from
 from vision_jax.training.loop import train
-from vision_jax.weights.families import mae
+from vision_jax.weights.families import mae, vit_timm
 from vision_jax.weights.mapping import export_variables
 from vision_jax.weights.torch_writer import write_torch
 
@@ -127,7 +127,7 @@ def pretrained(tmp_path):
     """(MAE, its parameters); full.pth with its decoder and encoder.pth without, as facebookresearch names them."""
     model = MAE(**SIZES, decoder_width=16, decoder_depth=1, decoder_num_heads=2, decoder_mlp_dim=24)
     variables = drawn(model, (16, 16))
-    arrays = export_variables(variables, mae.table_official(model)) | mae.constants_official(model, (16, 16))
+    arrays = export_variables(variables, vit_timm.names_timm()) | mae.constants_official(model, (16, 16))
     write_torch(tmp_path / "full.pth", arrays)
     encoder = {name: x for name, x in arrays.items() if not name.startswith(("decoder", "mask_token"))}
     write_torch(tmp_path / "encoder.pth", encoder)

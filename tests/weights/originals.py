@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from vision_jax.models.inference import variable_shapes
 from vision_jax.weights.mapping import export_variables, import_variables
 from vision_jax.weights.readers import open_tensors, unwrap
 from vision_jax.weights.safetensors import write_safetensors
@@ -60,14 +61,20 @@ def load(describe, path, *inputs, **given):
     described = describe(json.loads(configs[0].read_text()) if configs else None, tensors, given)
     model = described.create_model()
     shapes = jax.eval_shape(model.init, {"params": jax.random.key(0), "masking": jax.random.key(0)}, *inputs)
-    variables, report = import_variables(tensors, described.table, shapes, described.ignored)
+    variables, report = import_variables(tensors, described.names, shapes)
     assert report.unexpected == []
     return model, variables, described
 
 
-def save(path, variables, table, **config):
+def imported(described, tensors):
+    """(variables, report) of a description and the tensors that it is of."""
+    shapes = variable_shapes(described.create_model(), described.image_size)
+    return import_variables(tensors, described.names, shapes)
+
+
+def save(path, variables, names, **config):
     """A file of our variables, and config.json, or what another keyword names, beside it."""
-    write_safetensors(path, export_variables(variables, table), {"format": "pt"})
+    write_safetensors(path, export_variables(variables, names), {"format": "pt"})
     for name, value in config.items():
         pathlib.Path(path).with_name(f"{name}.json").write_text(json.dumps(value))
 

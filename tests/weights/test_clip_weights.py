@@ -8,18 +8,19 @@ import jax
 import numpy as np
 import pytest
 
+import vision_jax as vj
 from vision_jax.errors import ConfigError
 from vision_jax.models import CLIP, create_model
 from vision_jax.models.text import TextTransformer
 from vision_jax.weights.families import clip, clip_openai
-from vision_jax.weights.families.open_clip import config_open_clip, describe_open_clip, table_open_clip
+from vision_jax.weights.families.open_clip import config_open_clip, describe_open_clip
 from vision_jax.weights.mapping import export_variables
 from vision_jax.weights.readers import open_tensors, unwrap
 from vision_jax.weights.tensors import Tensors
 
 torch = pytest.importorskip("torch")
 from openai_names import openai_names  # noqa: E402
-from originals import assert_close, images_of, init, load, redrawn, run, save  # noqa: E402
+from originals import assert_close, images_of, imported, init, load, redrawn, run, save  # noqa: E402
 
 VOCABULARY, LENGTH = 50, 9
 
@@ -64,9 +65,7 @@ def test_transformers(fields, tmp_path):
     assert_close(features, run(theirs.vision_model, images).pooler_output)
     assert_close(hidden, expected.text_model_output.last_hidden_state)
 
-    (tmp_path / "ours").mkdir()
-    config = clip.config_transformers(model, described.image_size)
-    save(tmp_path / "ours/model.safetensors", variables, clip.table_transformers(model), config=config)
+    vj.save_pretrained(tmp_path / "ours", model, variables)
     again, info = type(theirs).from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert_close(run(again.eval(), tokens, images).logits_per_image, expected.logits_per_image)
@@ -140,10 +139,8 @@ def test_open_clip(case, tmp_path):
     for ours, their in zip(jax.jit(model.apply)(variables, images, tokens), expected, strict=False):
         assert_close(ours, their)
 
-    (tmp_path / "ours").mkdir()
-    config = config_open_clip(model, described.image_size, described.preprocessing)
-    table = table_open_clip(model)
-    save(tmp_path / "ours/open_clip_model.safetensors", variables, table, open_clip_config=config)
+    how = vj.Preprocessing(described.image_size, **described.preprocessing)
+    vj.save_pretrained(tmp_path / "ours", model, variables, "open_clip", preprocessing=how)
     again = open_clip.create_model(f"local-dir:{tmp_path / 'ours'}").eval()
     assert again.visual.preprocess_cfg["resize_mode"] == "squash"
     for ours, their in zip(run(again, images, tokens), expected, strict=True):
@@ -208,7 +205,7 @@ def test_openai(tower, tmp_path):
     theirs.load_state_dict(tensors)  # not in float16
     for got, their in zip(expected, run(theirs, images, tokens), strict=True):
         assert_close(got, their)
-    save(tmp_path / "again.safetensors", loaded, clip_openai.table_official(model))
+    save(tmp_path / "again.safetensors", loaded, described.names)
     written = open_tensors(tmp_path / "again.safetensors")
     assert set(written) == {name for name in state if not name.endswith((*superfluous, "num_batches_tracked"))}
     for name, tensor in written.items():
@@ -258,7 +255,7 @@ def test_what_is_no_clip_of_ours_is_refused(tmp_path):
         "patch_bias": False,
     }
     ours = CLIP("vit", tower, **size)
-    state = export_variables(init(ours, images_of((24, 16)), texts()[:, :5]), clip_openai.table_official(ours))
+    state = export_variables(init(ours, images_of((24, 16)), texts()[:, :5]), clip_openai.names_of(ours, (24, 16)))
     bare = {name: value for name, value in state.items() if not name.startswith("visual.")}
     for describe, config, file, message in (
         (clip_openai.describe_official, None, {"head.weight": np.zeros(1)}, "lacks 'token_embedding.weight'"),
@@ -275,7 +272,7 @@ def test_what_is_no_clip_of_ours_is_refused(tmp_path):
         (clip.describe_transformers, {"model_type": "clip"}, state, "no CLIPModel"),
     ):
         with pytest.raises(ConfigError, match=re.escape(message)):
-            describe(config, file)
+            imported(describe(config, file), file)
     theirs = of_transformers(end=7)
     with pytest.raises(ConfigError, match="eos_token_id=7"):
         clip.describe_transformers(theirs.config.to_dict(), theirs.state_dict())

@@ -108,7 +108,7 @@ def test_google_as_timm_reads_it(tmp_path, layout):
     theirs = timm_reading_google(tmp_path / "weights.npz", heads, size, patch, theirs_fields)
     images = images_of(size)
     assert_close(jax.jit(model.apply)({"params": loaded_params}, images), theirs_of(theirs, images))
-    written_again = export_variables({"params": loaded_params}, description.table)
+    written_again = export_variables({"params": loaded_params}, description.names)
     chex.assert_trees_all_equal(written_again, prefixed(arrays, prefix))
 
 

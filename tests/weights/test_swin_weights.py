@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+import vision_jax as vj
 from vision_jax.errors import ConfigError
 from vision_jax.models import Swin, create_model
 from vision_jax.weights.families import swin, swin_timm
@@ -11,7 +12,7 @@ from vision_jax.weights.mapping import export_variables
 from vision_jax.weights.readers import open_tensors
 
 torch = pytest.importorskip("torch")
-from originals import assert_close, images_of, init, load, redrawn, run, save  # noqa: E402
+from originals import assert_close, images_of, imported, init, load, redrawn, run, save  # noqa: E402
 
 
 def of_transformers(version, classes=5, **fields):
@@ -52,9 +53,7 @@ def test_transformers(case, tmp_path):
     assert_close(ours, logits)
     assert_close(maps[-1].transpose(0, 3, 1, 2), expected.reshaped_hidden_states[-1])
 
-    (tmp_path / "ours").mkdir()
-    config = swin.config_transformers(model, described.image_size)
-    save(tmp_path / "ours/model.safetensors", variables, swin.table_transformers(model), config=config)
+    vj.save_pretrained(tmp_path / "ours", model, variables, image_size=described.image_size)
     again, info = type(theirs).from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert_close(run(again.eval(), images).logits, logits)
@@ -69,9 +68,7 @@ def test_transformers_without_a_head_and_in_the_names_of_its_modules(version, tm
     model, variables, _ = load(swin.describe_transformers, tmp_path, images)
     pooled = run(theirs, images).pooler_output
     assert_close(jax.jit(model.apply)(variables, images), pooled)
-    config = swin.config_transformers(model, (32, 32))
-    (tmp_path / "ours").mkdir()
-    save(tmp_path / "ours/model.safetensors", variables, swin.table_transformers(model), config=config)
+    vj.save_pretrained(tmp_path / "ours", model, variables, image_size=32)
     assert_close(run(type(theirs).from_pretrained(tmp_path / "ours").eval(), images).pooler_output, pooled)
 
 
@@ -110,10 +107,8 @@ def test_timm(case, tmp_path):
     for ours, their in zip(maps, stages, strict=True):
         assert_close(ours.transpose(0, 3, 1, 2), their)
 
-    (tmp_path / "ours").mkdir()
-    config = swin_timm.config_timm(model, described.image_size, described.preprocessing)
-    table = swin_timm.table_timm(model, described.image_size)
-    save(tmp_path / "ours/model.safetensors", variables, table, config=config)
+    how = vj.Preprocessing(described.image_size, **described.preprocessing)
+    vj.save_pretrained(tmp_path / "ours", model, variables, "timm", preprocessing=how)
     again = timm.create_model(f"local-dir:{tmp_path / 'ours'}", pretrained=True).eval()
     assert_close(run(again, images), logits)
     assert again.pretrained_cfg["crop_pct"] == theirs.pretrained_cfg["crop_pct"]
@@ -239,7 +234,7 @@ def test_official(version, window, windows, pretrained, tmp_path):
     theirs.load_state_dict(module.checkpoint_filter_fn(tensors, theirs))
     assert_close(expected, run(theirs, images))
 
-    save(tmp_path / "again.safetensors", variables, swin_timm.table_official(model, (48, 48)))
+    save(tmp_path / "again.safetensors", variables, described.names)
     written = open_tensors(tmp_path / "again.safetensors")
     parameters = {name for name in state if not name.endswith(("_index", "_mask", "_coords_table"))}
     assert set(written) == parameters
@@ -250,7 +245,7 @@ def test_official(version, window, windows, pretrained, tmp_path):
 def test_what_is_no_swin_of_ours_is_refused():
     zeros = {name: np.zeros(1) for name in ("absolute_pos_embed", "layers.0.blocks.0.attn.logit_scale")}
     ours = Swin(5, 2, **{**FIELDS, "depths": (2, 2, 2)}, window=3)
-    state = export_variables(init(ours, images_of((32, 32))), swin_timm.table_timm(ours))
+    state = export_variables(init(ours, images_of((32, 32))), swin_timm.names_of(ours, (32, 32)))
     for describe, config, tensors, message in (
         (swin_timm.describe_timm, None, {"blocks.0.attn.qkv.weight": np.zeros(1)}, "lacks 'patch_embed.proj.weight'"),
         (swin_timm.describe_official, None, zeros, "absolute"),
@@ -263,7 +258,7 @@ def test_what_is_no_swin_of_ours_is_refused():
         (swin.describe_transformers, {"model_type": "swin", "use_absolute_embeddings": True}, {}, "absolute"),
     ):
         with pytest.raises(ConfigError, match=message):
-            describe(config, tensors)
+            imported(describe(config, tensors), tensors)
 
 
 def test_what_the_originals_cannot_be_is_not_written():

@@ -6,18 +6,19 @@ import chex
 import jax
 import numpy as np
 import pytest
-from flax.traverse_util import unflatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
+import vision_jax as vj
 from vision_jax.errors import ConfigError
 from vision_jax.models import ViT
 from vision_jax.models.inference import variable_shapes
 from vision_jax.weights.families import vit, vit_timm
-from vision_jax.weights.mapping import export_variables, import_variables
+from vision_jax.weights.mapping import entries, export_variables
 from vision_jax.weights.tensors import Tensor
 
 torch = pytest.importorskip("torch")
-from originals import assert_close, images_of  # noqa: E402
-from vit_peers import drawn, loaded, randomize, theirs_of, timm_hybrid, written  # noqa: E402
+from originals import assert_close, images_of, imported  # noqa: E402
+from vit_peers import drawn, loaded, randomize, theirs_of, timm_hybrid  # noqa: E402
 
 
 def vit_of_transformers(kind="ViTForImageClassification", size=(32, 32), patch=8, width=24, heads=3, **config):
@@ -39,9 +40,7 @@ def vit_of_transformers(kind="ViTForImageClassification", size=(32, 32), patch=8
 
 def back_to_transformers(folder, model, params, image_size, kind):
     transformers = pytest.importorskip("transformers")
-    constants = vit.constants_transformers(model, image_size)
-    config = vit.config_transformers(model, image_size)
-    written(folder, config, params, vit.table_transformers(model), constants)
+    vj.save_pretrained(folder, model, {"params": params}, image_size=image_size)
     again, report = getattr(transformers, kind).from_pretrained(folder, output_loading_info=True)
     assert not any(report.values()), report
     return again.eval()
@@ -129,8 +128,8 @@ def timm_folder(folder, architecture="vit_base_patch16_224", **args):
 
 def back_to_timm(folder, model, params, image_size, preprocessing=None):
     timm = pytest.importorskip("timm")
-    config = vit_timm.config_timm(model, image_size, preprocessing)
-    written(folder, config, params, vit_timm.table_timm(model), vit_timm.constants_timm(model, image_size))
+    how = vj.Preprocessing(image_size, **preprocessing) if preprocessing else None
+    vj.save_pretrained(folder, model, {"params": params}, "timm", preprocessing=how, image_size=image_size)
     return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
 
 
@@ -198,7 +197,7 @@ def test_hybrid_of_timm(tmp_path, units, patch, size):
     _, model, params, report = loaded(tmp_path / "hybrid.bin", vit_timm.describe_timm, given)
     assert model.stem == units and not report.unexpected
     assert_close(jax.jit(model.apply)({"params": params}, images), expected)
-    chex.assert_trees_all_equal(export_variables({"params": params}, vit_timm.table_timm(model)), arrays_of(theirs))
+    chex.assert_trees_all_equal(export_variables({"params": params}, vit_timm.names_of(model, size)), arrays_of(theirs))
 
 
 def arrays_of(model):
@@ -230,9 +229,7 @@ def test_what_names_of_timm_say_of_architectures():
         config = {"architecture": name, "pretrained_cfg": theirs.pretrained_cfg}
         if UNLIKE_OURS.search(name):
             with pytest.raises(ConfigError):
-                description = vit_timm.describe_timm(config, tensors)
-                shapes = variable_shapes(description.create_model(), description.image_size)
-                import_variables(tensors, description.table, shapes)
+                imported(vit_timm.describe_timm(config, tensors), tensors)
             continue
         description, block = vit_timm.describe_timm(config, tensors), theirs.blocks[0]
         fields, seen = description.fields, seen + 1
@@ -242,7 +239,9 @@ def test_what_names_of_timm_say_of_architectures():
         assert fields["pool"] == {"avg": "gap"}.get(theirs.global_pool, theirs.global_pool), name
         assert fields["norm_pooled"] == (type(theirs.fc_norm).__name__ != "Identity"), name
         assert description.image_size == theirs.pretrained_cfg["input_size"][1:], name
-        assert {entry.theirs for entry in description.table} == tensors.keys(), name
+        shapes = flatten_dict(variable_shapes(description.create_model(), description.image_size), sep="/")
+        table = entries(description.names, {path: leaf.shape for path, leaf in shapes.items()})
+        assert {entry.theirs for entry in table} == tensors.keys(), name
         crops_squashed = theirs.pretrained_cfg.get("crop_mode") == "squash" and theirs.pretrained_cfg["crop_pct"] < 1
         assert description.preprocessing.get("mean") == (None if crops_squashed else theirs.pretrained_cfg["mean"]), (
             name
@@ -273,7 +272,7 @@ def test_files_of_other_architectures_are_refused(names, words):
     }
     tensors = {name: Tensor(shape, np.float32, None) for name, shape in shapes.items() if shape}
     with pytest.raises(ConfigError, match=words) as error:
-        vit_timm.describe_timm(None, tensors)
+        imported(vit_timm.describe_timm(None, tensors), tensors)
     assert "\n" not in str(error.value)
 
 

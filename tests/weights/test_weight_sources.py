@@ -149,12 +149,12 @@ def test_what_a_bare_file_leaves_open(model, words, tmp_path):
 
 def test_a_decoder_does_not_say_what_it_predicts(tmp_path):
     """As in facebookresearch's "full" file, which has no arguments of its training."""
-    from vision_jax.weights.families import mae
+    from vision_jax.weights.families import mae, vit_timm
     from vision_jax.weights.mapping import export_variables
     from vision_jax.weights.torch_writer import write_torch
 
     model = MAE(4, 64, 1, 1, 8, 512, 1, 16, 8)
-    arrays = export_variables(drawn(model, (8, 8)), mae.table_official(model))
+    arrays = export_variables(drawn(model, (8, 8)), vit_timm.names_timm())
     write_torch(tmp_path / "full.pth", arrays | mae.constants_official(model, (8, 8)))
     refused(tmp_path / "full.pth", "whether its decoder predicts normalised pixels; pass norm_pix_loss")
     assert vj.load_pretrained(tmp_path / "full.pth", norm_pix_loss=True)[0] == model.clone(norm_pix_loss=True)

@@ -8,9 +8,8 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from vision_jax.models.inference import variable_shapes
-from vision_jax.weights.mapping import export_variables, import_variables
+from vision_jax.weights.mapping import import_variables
 from vision_jax.weights.readers import open_tensors, unwrap
-from vision_jax.weights.safetensors import write_safetensors
 
 torch = pytest.importorskip("torch")
 
@@ -41,17 +40,8 @@ def loaded(path, describe, given=None):
     description = describe(config_in(path) if path.is_dir() else None, tensors, given)
     model = description.create_model()
     shapes = variable_shapes(model, description.image_size)
-    variables, report = import_variables(tensors, description.table, shapes, description.ignored)
+    variables, report = import_variables(tensors, description.names, shapes)
     return description, model, variables["params"], report
-
-
-def written(folder, config, params, table, constants):
-    """`folder` with config.json and weights as transformers and timm keep them."""
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(config))
-    arrays = export_variables({"params": params}, table) | constants
-    write_safetensors(folder / "model.safetensors", arrays, {"format": "pt"})
-    return folder
 
 
 def drawn(model, image_size, seed=0):

@@ -49,11 +49,7 @@ def model_variables(model, image_size: tuple[int, int]) -> dict:
 
 def variable_shapes(model, image_size: tuple[int, int]) -> dict:
     """The variables of `model_variables` as jax.ShapeDtypeStructs; nothing is computed."""
-    if getattr(model, "scan", True):
-        return jax.eval_shape(lambda: model_variables(model, image_size))
-    scanned = model.clone(scan=True)  # one block is traced instead of all
-
-    def unrolled():
-        return {name: unstack_blocks(tree) for name, tree in model_variables(scanned, image_size).items()}
-
-    return jax.eval_shape(unrolled)
+    is_unrolled = not getattr(model, "scan", True)
+    traced = model.clone(scan=True) if is_unrolled else model  # one block is traced instead of all
+    shapes = jax.eval_shape(lambda: model_variables(traced, image_size))
+    return {name: unstack_blocks(tree) for name, tree in shapes.items()} if is_unrolled else shapes

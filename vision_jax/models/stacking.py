@@ -43,8 +43,13 @@ def unstack_blocks(params: Mapping) -> dict:
     if "blocks" in tree:
         blocks = tree.pop("blocks")
         depth = jax.tree.leaves(blocks)[0].shape[0]
-        tree |= {f"blocks_{i}": jax.tree.map(lambda x, i=i: x[i], blocks) for i in range(depth)}
+        tree |= {f"blocks_{i}": jax.tree.map(lambda x, i=i: _layer(x, i), blocks) for i in range(depth)}
     return _map_children(unstack_blocks, tree)
+
+
+def _layer(x, i: int):
+    """Of an array, or of the shape of one."""
+    return jax.ShapeDtypeStruct(x.shape[1:], x.dtype) if isinstance(x, jax.ShapeDtypeStruct) else x[i]
 
 
 def _map_children(function, tree: Mapping) -> dict:

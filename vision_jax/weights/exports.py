@@ -20,8 +20,8 @@ from vision_jax.ops.patches import as_pair
 from vision_jax.ops.windows import Pair
 from vision_jax.weights.families import clip, clip_openai, mae, open_clip, swin, swin_timm, vit, vit_timm
 from vision_jax.weights.families.processors import write_processor
-from vision_jax.weights.families.vit_timm import fit_positions
-from vision_jax.weights.mapping import Entry, export_variables
+from vision_jax.weights.families.vit_shapes import fit_positions
+from vision_jax.weights.mapping import Names, export_variables
 from vision_jax.weights.preprocessing import Preprocessing
 from vision_jax.weights.safetensors import write_safetensors
 from vision_jax.weights.torch_writer import write_torch
@@ -35,22 +35,20 @@ class Export(NamedTuple):
     """Functions of `families/`, of a model and its image size; they raise ConfigError for what a format cannot say."""
 
     config: Callable[..., dict[str, Any]] | None  # with takes_preprocessing: and of `preprocessing`
-    table: Callable[..., list[Entry]]
+    names: Callable[..., Names]
     constants: Callable[..., dict[str, np.ndarray]] = lambda model, image_size: {}
     takes_preprocessing: bool = False
 
 
 _EXPORTS = {
-    ("hf", ViT): Export(vit.config_transformers, lambda m, _: vit.table_transformers(m), vit.constants_transformers),
-    ("hf", MAE): Export(mae.config_transformers, lambda m, _: mae.table_transformers(m), mae.constants_transformers),
-    ("hf", Swin): Export(swin.config_transformers, lambda m, _: swin.table_transformers(m)),
-    ("hf", CLIP): Export(clip.config_transformers, lambda m, _: clip.table_transformers(m)),
-    ("timm", ViT): Export(vit_timm.config_timm, lambda m, _: vit_timm.table_timm(m), vit_timm.constants_timm, True),
-    ("timm", Swin): Export(swin_timm.config_timm, swin_timm.table_timm, takes_preprocessing=True),
-    ("open_clip", CLIP): Export(
-        open_clip.config_open_clip, lambda m, _: open_clip.table_open_clip(m), takes_preprocessing=True
-    ),
-    ("openai", CLIP): Export(None, lambda m, _: clip_openai.table_official(m), clip_openai.constants_official),
+    ("hf", ViT): Export(vit.config_transformers, vit.names_of, vit.constants_transformers),
+    ("hf", MAE): Export(mae.config_transformers, mae.names_of, mae.constants_transformers),
+    ("hf", Swin): Export(swin.config_transformers, swin.names_of),
+    ("hf", CLIP): Export(clip.config_transformers, clip.names_of),
+    ("timm", ViT): Export(vit_timm.config_timm, vit_timm.names_of, vit_timm.constants_timm, True),
+    ("timm", Swin): Export(swin_timm.config_timm, swin_timm.names_of, takes_preprocessing=True),
+    ("open_clip", CLIP): Export(open_clip.config_open_clip, clip_openai.names_of, takes_preprocessing=True),
+    ("openai", CLIP): Export(None, clip_openai.names_of, clip_openai.constants_official),
 }
 
 
@@ -93,7 +91,6 @@ def save_pretrained(
     if preprocessing is not None and image_size is None:
         image_size = preprocessing.image_size
     image_size = _learned_size(model, variables["params"]) if image_size is None else as_pair(image_size)
-    _check_shapes(model, variables, image_size)
     settings = vars(preprocessing) if preprocessing else None
 
     folder = pathlib.Path(folder).expanduser()
@@ -105,7 +102,8 @@ def save_pretrained(
         jsons[_CONFIGS.get(format, "config.json")] = _named(export.config(model, image_size, *said), class_names)
     if format == "hf" and settings:
         jsons["preprocessor_config.json"] = write_processor(settings, image_size)
-    arrays = export_variables(variables, export.table(model, image_size)) | export.constants(model, image_size)
+    _check_shapes(model, variables, image_size)
+    arrays = export_variables(variables, export.names(model, image_size)) | export.constants(model, image_size)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in jsons.items():
@@ -147,9 +145,11 @@ def _learned_size(model, params: Mapping) -> Pair:
 
 def _check_shapes(model, variables: Mapping, image_size: Pair) -> None:
     """Raises ConfigError naming a variable that is not the model's, for images of `image_size`."""
-    wanted = flatten_dict(variable_shapes(model, image_size), sep="/")
-    for name, value in flatten_dict(dict(variables), sep="/").items():
-        if name in wanted and value.shape != wanted[name].shape:
+    wanted, flat = (flatten_dict(dict(tree), sep="/") for tree in (variable_shapes(model, image_size), variables))
+    if odd := sorted(wanted.keys() ^ flat.keys()):
+        raise ConfigError(f"the model has no '{odd[0]}'" if odd[0] in flat else f"the variables lack '{odd[0]}'")
+    for name, value in flat.items():
+        if value.shape != wanted[name].shape:
             raise ConfigError(
                 f"'{name}' is {list(value.shape)}, but the model for images of {image_size[0]}x{image_size[1]} has "
                 f"{list(wanted[name].shape)}"

@@ -1,11 +1,12 @@
 """From a file's tensors to variables and back: one engine for all families and formats.
 
-A table says for one model where every parameter lies in a file. Paths are those of unrolled layers; `models.stacking`
-turns them into those of scanned ones.
+A format is a few rules that turn the path of a parameter into the name of a tensor; which parameters there are is the
+model's to say. Paths are those of unrolled layers; `models.stacking` turns them into those of scanned ones.
 """
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
@@ -35,117 +36,159 @@ LAYOUTS = {
 }
 
 
-class Entry(NamedTuple):
-    """Where a parameter lies: `theirs` as `layout` says, or its part `part[0]` of `part[1]` equal ones along axis 0.
+# What torch's modules call their parameters: the last rules of a format that is made of them.
+TORCH = ((r"kernel$", "weight"), (r"/scale$", "/weight"), ("/", "."))
+_PARTS = ("query", "key", "value")
+_PLACE = re.compile(rf"/(?:({'|'.join(_PARTS)})|blocks_(\d+))(?=/)")
+NOTHING = "(?!)"  # a pattern that no name has
 
-    layout: a name of LAYOUTS, or a Layout of the family's own. collection: the one of the model's that `ours` is a path in.
+
+class Names(NamedTuple):
+    """How a format names and keeps parameters.
+
+    rules: (pattern, replacement) pairs as re.sub takes them, applied in order to a path such as "blocks_0/norm1/scale";
+        what comes out is the tensor's name. Parameters that come to one name are equal parts of that tensor along axis 0,
+        in the order query, key, value, or of their blocks.
+    layouts: (pattern, layout) of paths, the first that is found; a name of LAYOUTS, or a Layout of the family's own. Other
+        kernels are "linear" or "conv", and all else is the "same".
+    blocks: what the names of blocks begin with: a tensor there that is no parameter computes something else than ours.
+    ignored: a pattern of names that are known to hold nothing that a model needs, such as position indices.
     """
 
-    ours: str
+    rules: tuple[tuple[str, str | Callable[[re.Match], str]], ...]
+    layouts: tuple[tuple[str, str | Layout], ...] = ()
+    blocks: tuple[str, ...] = ()
+    ignored: str = NOTHING
+
+    def of(self, path: str) -> str:
+        """The name of a parameter's tensor, or what the names of parameters begin with whose paths begin so."""
+        for pattern, replacement in self.rules:
+            path = re.sub(pattern, replacement, path)
+        return path
+
+    def layout(self, path: str, rank: int) -> Layout:
+        """Of a parameter with so many axes."""
+        kind = {2: "linear", 4: "conv"}.get(rank, "same") if path.endswith("kernel") else "same"
+        kind = next((known for pattern, known in self.layouts if re.search(pattern, path)), kind)
+        return LAYOUTS[kind] if isinstance(kind, str) else kind
+
+
+class Entry(NamedTuple):
+    """Where a parameter lies: `theirs` as `layout` says, or its part `part[0]` of `part[1]` equal ones along axis 0."""
+
+    ours: str  # collection and path, such as "params/head/kernel"
     theirs: str
-    layout: str | Layout = "same"
+    layout: Layout
     part: tuple[int, int] = (0, 1)
-    collection: str = "params"
+
+
+def entries(names: Names, shapes: Mapping[str, tuple[int, ...]]) -> list[Entry]:
+    """One for each of the shapes by collection and path; those of one tensor stand together.
+
+    Short paths and weights come first, since messages name what comes first.
+    """
+    found: dict[str, list[str]] = {}
+    for ours in sorted(shapes, key=lambda ours: (ours.count("/"), ours.endswith("bias"))):
+        found.setdefault(names.of(_path(ours)), []).append(ours)
+    table = []
+    for theirs, parts in found.items():
+        places = {ours: [int(i) if i else _PARTS.index(part) for part, i in _PLACE.findall(ours)] for ours in parts}
+        parts.sort(key=places.get)
+        if alike := [ours for ours, other in itertools.pairwise(parts) if places[ours] == places[other]]:
+            raise ValueError(f"'{alike[0]}' and another parameter are called '{theirs}', in no order")
+        for i, ours in enumerate(parts):
+            table.append(Entry(ours, theirs, names.layout(_path(ours), len(shapes[ours])), (i, len(parts))))
+    return table
 
 
 class Report(NamedTuple):
-    """Names of a file's tensors that became no parameter, and those that the table knows to be superfluous."""
+    """Names of a file's tensors that became no parameter, and those that are known to be superfluous."""
 
     unexpected: list[str]
     ignored: list[str]
 
 
 def import_variables(
-    tensors: Mapping[str, Tensor], table: Iterable[Entry], shapes: Mapping, ignored=(), as_array: Callable = np.asarray
+    tensors: Mapping[str, Tensor], names: Names, shapes: Mapping, as_array: Callable = np.asarray
 ) -> tuple[dict, Report]:
     """A model's variables, float32 arrays in nested dictionaries, from a file's tensors.
 
     Args:
-        table: an entry for each parameter, and for each array of other collections, such as "batch_stats".
         shapes: the variables as `jax.eval_shape` gives them, of unrolled layers.
-        ignored: names in the file that are known to hold nothing that a model needs, such as position indices.
         as_array: what becomes of each array of the host, which may be a view of a larger one, before the next is read.
             jnp.asarray transposes as it copies to a device.
 
     Raises:
-        ConfigError: a parameter of the model has no entry, a tensor is missing, or a shape is not the model's; the
-            message names it, and how many others there are.
+        ConfigError: a tensor is missing, blocks have more than ours, or a shape is not the model's; the message names
+            one, and how many others there are.
     """
-    table, wanted = list(table), flatten_dict(shapes, sep="/")
-    if unknown := sorted(wanted.keys() ^ {_path(entry) for entry in table}):
-        raise ConfigError(f"the table of names and the model differ in {_some(unknown)}")
+    wanted = {ours: leaf.shape for ours, leaf in flatten_dict(shapes, sep="/").items()}
+    table = entries(names, wanted)
+    report = _left_over(tensors, names, {entry.theirs for entry in table})
     if missing := [entry.theirs for entry in table if entry.theirs not in tensors]:
         raise ConfigError(f"the file lacks {_some(missing)}{did_you_mean(missing[0], _alike(missing[0], tensors))}")
     for entry in table:
         if "float" not in (dtype := np.dtype(tensors[entry.theirs].dtype)).name:
             raise ConfigError(f"'{entry.theirs}' holds {dtype}, but parameters are floating-point numbers")
     wrong = [
-        f"'{entry.theirs}' {list(tensors[entry.theirs].shape)} for '{entry.ours}' {list(wanted[_path(entry)].shape)}"
+        f"'{entry.theirs}' {list(tensors[entry.theirs].shape)} for '{_path(entry.ours)}' {list(wanted[entry.ours])}"
         for entry in table
-        if _shape(tensors[entry.theirs].shape, entry) != wanted[_path(entry)].shape
+        if shape_of(tensors[entry.theirs].shape, entry.layout, entry.part[1]) != wanted[entry.ours]
     ]
     if wrong:
         raise ConfigError(f"shapes do not fit: {_some(wrong)}")
-    needed = 4 * sum(math.prod(leaf.shape) for leaf in wanted.values())
+    needed = 4 * sum(map(math.prod, wanted.values()))
     if needed > getattr(tensors, "memory", math.inf):
         raise ConfigError(
             f"its parameters take {needed:,} bytes in float32, more than 512 MiB and twice the file's size on disk: it "
             "repeats values or keeps them in less than 16 bits; save it anew with each value written, as float16 or more"
         )
-    parts: dict[str, list[Entry]] = {}
-    for entry in table:
-        parts.setdefault(entry.theirs, []).append(entry)
     variables = {}
-    for theirs, entries in parts.items():  # each tensor is read once, and let go before the next
-        array = np.asarray(tensors[theirs].read())
-        for entry in entries:
-            variables[_path(entry)] = as_array(np.asarray(_layout(entry).to_ours(_part(array, entry)), np.float32))
-    rest = [name for name in tensors if name not in parts]
-    report = Report([name for name in rest if name not in ignored], [name for name in rest if name in ignored])
+    for theirs, parts in itertools.groupby(table, key=lambda entry: entry.theirs):
+        array = np.asarray(tensors[theirs].read())  # each is read once, and let go before the next
+        for entry in parts:
+            index, count = entry.part
+            part = array if count == 1 else np.split(array, count)[index]
+            variables[entry.ours] = as_array(np.asarray(entry.layout.to_ours(part), np.float32))
     return unflatten_dict(variables, sep="/"), report
 
 
-def export_variables(variables: Mapping, table: Iterable[Entry]) -> dict[str, np.ndarray]:
-    """A file's arrays by name, float32, from variables of unrolled layers: what `import_variables` reads back.
+def export_variables(variables: Mapping, names: Names) -> dict[str, np.ndarray]:
+    """A file's arrays by name, float32, from variables of unrolled layers: what `import_variables` reads back."""
+    flat, arrays = flatten_dict(variables, sep="/"), {}
+    table = entries(names, {ours: np.shape(value) for ours, value in flat.items()})
+    for theirs, parts in itertools.groupby(table, key=lambda entry: entry.theirs):
+        found = [entry.layout.to_theirs(np.asarray(flat[entry.ours], np.float32)) for entry in parts]
+        arrays[theirs] = np.asarray(np.concatenate(found) if len(found) > 1 else found[0], order="C")
+    return arrays
 
-    Raises ConfigError where the table has no place for a parameter.
+
+def shape_of(shape: tuple[int, ...], layout: Layout, count: int = 1) -> tuple[int, ...] | None:
+    """The shape of a parameter of ours that is one of `count` parts of such a tensor; None where it cannot be one.
+
+    Nothing is read.
     """
-    flat, table, parts = flatten_dict(variables, sep="/"), list(table), {}
-    if unknown := sorted(flat.keys() ^ {_path(entry) for entry in table}):
-        raise ConfigError(f"the table of names and the parameters differ in {_some(unknown)}")
-    for entry in table:
-        array = _layout(entry).to_theirs(np.asarray(flat[_path(entry)], np.float32))
-        parts.setdefault(entry.theirs, {})[entry.part[0]] = array
-    return {
-        name: np.asarray(np.concatenate([found[i] for i in sorted(found)]) if len(found) > 1 else found[0], order="C")
-        for name, found in parts.items()
-    }
-
-
-def _path(entry: Entry) -> str:
-    return f"{entry.collection}/{entry.ours}"
-
-
-def _layout(entry: Entry) -> Layout:
-    return LAYOUTS[entry.layout] if isinstance(entry.layout, str) else entry.layout
-
-
-def _part(array: np.ndarray, entry: Entry) -> np.ndarray:
-    index, count = entry.part
-    return array if count == 1 else np.split(array, count)[index]
-
-
-def _shape(shape: tuple[int, ...], entry: Entry) -> tuple[int, ...] | None:
-    """The shape of the entry's part as a parameter of ours, None where it cannot be one; nothing is read."""
-    count = entry.part[1]
     if count > 1:
         if not shape or shape[0] % count:
             return None
         shape = (shape[0] // count, *shape[1:])
     try:
-        return _layout(entry).to_ours(np.broadcast_to(np.float32(0), shape)).shape
+        return layout.to_ours(np.broadcast_to(np.float32(0), shape)).shape
     except (ValueError, IndexError):
         return None
+
+
+def _path(ours: str) -> str:
+    """Without the collection."""
+    return ours.partition("/")[2]
+
+
+def _left_over(tensors: Iterable[str], names: Names, used: set[str]) -> Report:
+    rest, ignored = [name for name in tensors if name not in used], re.compile(names.ignored).search
+    report = Report([name for name in rest if not ignored(name)], [name for name in rest if ignored(name)])
+    if strange := [f"'{name}'" for name in report.unexpected if name.startswith(names.blocks)]:
+        raise ConfigError(f"the file is of another architecture: its blocks have {_some(strange)}")
+    return report
 
 
 def _alike(name: str, names: Iterable[str]) -> list[str]:

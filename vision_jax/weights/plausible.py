@@ -58,6 +58,19 @@ def check_model(model, image_size: Pair) -> None:
             raise ConfigError(f"its table of positions for images of {image_size} is larger than any that is computed")
 
 
+def check_blocks(model) -> None:
+    """Raises ConfigError where a model has far more blocks than any published one; each has some fifteen arrays."""
+    if (count := _blocks(model)) > limits.BLOCKS:
+        raise ConfigError(f"its model has {count:,} blocks, more than the {limits.BLOCKS} of any")
+
+
+def _blocks(model) -> int:
+    if isinstance(model, CLIP):
+        return model.text_depth + _blocks(model.image_module(parent=None))
+    counts = [getattr(model, field, None) or 0 for field in ("depth", "decoder_depth", "depths", "blocks", "stem")]
+    return sum(sum(count) if isinstance(count, tuple) else count for count in counts)
+
+
 def _check_pairs(what: str, rows: int, columns: int) -> None:
     if rows * columns > limits.PAIRS:
         raise ConfigError(

@@ -88,7 +88,8 @@ def _load(source: WeightsSource, image_size: int | Pair | None, fields: dict) ->
         to_size = as_pair(image_size or source.image_size)
         model = source.create_model(**_with_learned_windows(source, to_size, fields))
         shapes = variable_shapes(model, to_size)
-    variables, report = source.read(jnp.asarray)
+        is_the_files = model == source.create_model() and to_size == source.image_size
+    variables, report = source.read(jnp.asarray, shapes if is_the_files else None)
     try:
         fitted = fit(variables.pop("params"), source.image_size, model, to_size, shapes["params"], source.resampling)
     except ConfigError as error:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from vision_jax import limits
 from vision_jax.config import to_dict
 from vision_jax.errors import ConfigError
 from vision_jax.files import printable, read_object
@@ -23,7 +22,7 @@ from vision_jax.weights.families.description import Description, LeftOpen, pair,
 from vision_jax.weights.families.processors import read_processor
 from vision_jax.weights.hub import fetch
 from vision_jax.weights.mapping import Report, import_variables
-from vision_jax.weights.plausible import check_model, described_by
+from vision_jax.weights.plausible import check_blocks, check_model, described_by
 from vision_jax.weights.readers import WEIGHT_FILES, open_tensors, unwrap
 from vision_jax.weights.tensors import Tensors
 from vision_jax.weights.work_folder import Outputs
@@ -61,7 +60,8 @@ class WeightsSource(NamedTuple):
     outputs: Outputs  # of its classifier, or whatever it ends in
     tokenizer: str  # as the config's data.tokenizer; "" where the source has none
     resampling: str  # of tables of positions to another image size
-    read: Callable[..., tuple[dict, Report]]  # variables of unrolled layers, float32; as_array=: see import_variables
+    # Variables of unrolled layers, float32; as_array=: see import_variables; shapes=: theirs, where they are known.
+    read: Callable[..., tuple[dict, Report]]
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -115,7 +115,7 @@ def _open_run(path: pathlib.Path, checkpoint: str) -> WeightsSource:
     data, fields = config.data, to_dict(config.model)
     fields.pop("scan", None)
 
-    def read(as_array: Callable = np.asarray) -> tuple[dict, Report]:
+    def read(as_array: Callable = np.asarray, shapes: Mapping | None = None) -> tuple[dict, Report]:
         variables = jax.tree.map(as_array, work_folder.load_variables(folder))
         return {name: unstack_blocks(tree) for name, tree in variables.items()}, Report([], [])
 
@@ -141,20 +141,20 @@ def _open_foreign(tensors: Tensors, given: dict, wishes: dict) -> WeightsSource:
     described = _describe(describe, config, tensors, given, wishes)
     if name not in (None, described.name):
         raise ConfigError(f"it holds a '{described.name}', and no {name!r}")
+    check_blocks(described.create_model())
     preprocessing = described.preprocessing
     if format == "transformers":
         preprocessing = _of_processor(folder / _PROCESSOR, preprocessing)
-    if len(described.table) > limits.PARAMETERS:
-        raise ConfigError(f"its model has {len(described.table):,} arrays, more than the {limits.PARAMETERS:,} of any")
     vocabulary = any(all((folder / name).is_file() for name in names) for names in _VOCABULARIES)
 
-    def read(as_array: Callable = np.asarray) -> tuple[dict, Report]:
-        with described_by(tensors.path):
-            shapes = variable_shapes(described.create_model(), described.image_size)
+    def read(as_array: Callable = np.asarray, shapes: Mapping | None = None) -> tuple[dict, Report]:
+        if shapes is None:
+            with described_by(tensors.path):
+                shapes = variable_shapes(described.create_model(), described.image_size)
         try:
-            return import_variables(tensors, described.table, shapes, described.ignored, as_array)
+            return import_variables(tensors, described.names, shapes, as_array)
         except ConfigError as error:
-            raise ConfigError(f"'{tensors.path}': {error}") from error
+            raise ConfigError(f"'{tensors.path}': {printable(error, 1000)}") from error
 
     return WeightsSource(
         path=tensors.path,

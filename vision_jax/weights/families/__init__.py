@@ -1,1 +1,1 @@
-"""One module a family of models: what a file of each format holds, and where every parameter lies in it."""
+"""One module a family of models: the rules by which a format names parameters, what its files say, how they are written."""

@@ -7,154 +7,132 @@ from vision_jax.errors import ConfigError
 from vision_jax.models.clip import CLIP
 from vision_jax.ops.windows import Pair
 from vision_jax.weights.families.clip_openai import (
+    IGNORED,
+    LAYOUTS,
     OPENAI,
+    TEXT_EPS,
+    TOWERS,
     VIT,
     check_end,
     check_text_eps,
     described,
-    end_entries,
     tower_of,
 )
-from vision_jax.weights.families.description import (
-    ACTIVATIONS_OF_TRANSFORMERS,
-    Description,
+from vision_jax.weights.families.description import Description, pair, preprocessing, real, refuse, section, whole
+from vision_jax.weights.families.transformers import (
+    Key,
     activation,
-    count_blocks,
-    pair,
-    preprocessing,
-    read_config,
-    real,
-    refuse,
-    section,
-    whole,
+    depth,
+    patch,
+    pictures,
+    read_keys,
+    required,
+    write_keys,
 )
-from vision_jax.weights.families.entries import conv, dense, norm
-from vision_jax.weights.mapping import Entry
+from vision_jax.weights.mapping import TORCH, Names
 
-# CLIPVisionConfig's and CLIPTextConfig's defaults, as far as shapes do not show them.
-_VISION = {"num_attention_heads": 12, "image_size": 224, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
-_TEXT = {"num_attention_heads": 8, "eos_token_id": 49407, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
-_ROOTS = ("vision_model", "text_model")
+# CLIPVisionConfig's and CLIPTextConfig's defaults.
+VISION = {
+    "patch_size": Key("patch_size", 32, patch),
+    "width": Key("hidden_size", 768),
+    "depth": Key("num_hidden_layers", 12, depth),
+    "num_heads": Key("num_attention_heads", 12),
+    "mlp_dim": Key("intermediate_size", 3072),
+    "act": Key("hidden_act", "quick_gelu", activation),
+    "norm_eps": Key("layer_norm_eps", 1e-5, real),
+}
+TEXT = {
+    "text_width": Key("hidden_size", 512),
+    "text_depth": Key("num_hidden_layers", 12, depth),
+    "text_num_heads": Key("num_attention_heads", 8),
+    "text_mlp_dim": Key("intermediate_size", 2048),
+    "text_act": Key("hidden_act", "quick_gelu", activation),
+    "vocab_size": Key("vocab_size", 49408),
+    "context_length": Key("max_position_embeddings", 77),
+}
+NAMES = Names(
+    (
+        (r"^(image|text)/pos_embed", r"\1/embeddings/position_embedding/weight"),
+        (r"^image/cls_token", "image/embeddings/class_embedding"),
+        (r"^image/patch_embed", "image/embeddings/patch_embedding"),
+        (r"^image/norm_pre", "image/pre_layrnorm"),
+        (r"^image/norm/", "image/post_layernorm/"),
+        (r"^text/(token_embedding)", r"text/embeddings/\1/weight"),
+        (r"^text/norm/", "text/final_layer_norm/"),
+        (r"/blocks_", "/encoder/layers/"),
+        (r"/norm(1|2)/", r"/layer_norm\1/"),
+        (r"/attn/(q|k|v|out)(uery|ey|alue)?/", r"/self_attn/\1_proj/"),
+        (r"^image/", "vision_model/"),
+        (r"^text/", "text_model/"),
+        (r"^image_projection", "visual_projection"),
+        *TORCH,
+    ),
+    LAYOUTS,
+    TOWERS,
+    IGNORED,
+)
 
 
 def describe_transformers(config: Mapping | None, tensors: Mapping, given: Mapping | None = None) -> Description:
     """CLIPModel."""
-    config = read_config(config, {})
-    vision, text = (_read(config, name, defaults) for name, defaults in (("vision", _VISION), ("text", _TEXT)))
-    patch, token = "vision_model.embeddings.patch_embedding.weight", "text_model.embeddings.token_embedding.weight"
-    for needed in (patch, token, "visual_projection.weight"):
-        if needed not in tensors:
+    config = required(config)
+    vision, text = _read(config, "vision", VISION), _read(config, "text", TEXT)
+    for path in ("image/patch_embed/kernel", "text/token_embedding", "image_projection/kernel"):
+        if (needed := NAMES.of(path)) not in tensors:
             raise ConfigError(f"the file is no CLIPModel of transformers: it lacks '{needed}'")
-    width, _, *sides = tensors[patch].shape
-    vocab_size, text_width = tensors[token].shape
-    check_text_eps(text["layer_norm_eps"])
-    # Configs of before 2023 have 2, which transformers takes for the token of the largest id.
-    check_end("eos_token_id", text["eos_token_id"], vocab_size, alike=(2,))
-    depths = [count_blocks(tensors, f"{root}.encoder.layers.") for root in _ROOTS]
-    hidden = [tensors[f"{root}.encoder.layers.0.mlp.fc1.weight"].shape[0] for root in _ROOTS]
-    image = {
-        **VIT,
-        "patch_size": sides[0] if sides[0] == sides[1] else tuple(sides),
-        "width": width,
-        "depth": depths[0],
-        "num_heads": whole(vision, "num_attention_heads"),
-        "mlp_dim": hidden[0],
-        "act": activation(vision["hidden_act"]),
-        "norm_eps": real(vision, "layer_norm_eps"),
-    }
     fields = {
         "image_tower": "vit",
-        "image": image,
-        "embed_dim": tensors["visual_projection.weight"].shape[0],
-        "text_width": text_width,
-        "text_depth": depths[1],
-        "text_num_heads": whole(text, "num_attention_heads"),
-        "text_mlp_dim": hidden[1],
-        "text_act": activation(text["hidden_act"]),
-        "vocab_size": vocab_size,
-        "context_length": tensors["text_model.embeddings.position_embedding.weight"].shape[0],
+        "image": {**VIT, **read_keys(vision, VISION)},
+        "embed_dim": whole({"projection_dim": 512, **config}, "projection_dim"),
+        **read_keys(text, TEXT),
     }
-    return described(
-        fields, pair(vision["image_size"]), dict(given or {}), preprocessing(OPENAI), table_transformers, tensors
-    )
+    check_text_eps(text["layer_norm_eps"])
+    # Configs of before 2023 have 2, which transformers takes for the token of the largest id.
+    check_end("eos_token_id", text["eos_token_id"], fields["vocab_size"], alike=(2,))
+    image_size = pair(vision["image_size"])
+    return described(fields, image_size, dict(given or {}), preprocessing(OPENAI), NAMES)
 
 
-def _read(config: Mapping, name: str, defaults: Mapping) -> dict[str, Any]:
+def _read(config: Mapping, name: str, keys: Mapping[str, Key]) -> dict[str, Any]:
     """A tower's config; where an old file has a `*_config_dict`, too, all of it counts, its defaults included."""
-    own = {**defaults, **section(config, f"{name}_config")}
-    older = f"{name}_config_dict"
+    defaults = {"image_size": 224, "eos_token_id": 49407, "layer_norm_eps": TEXT_EPS}
+    defaults |= {key.name: key.default for key in keys.values()}
+    own, older = {**defaults, **section(config, f"{name}_config")}, f"{name}_config_dict"
     return own if config.get(older) is None else {**own, **defaults, **section(config, older)}
 
 
-def table_transformers(model: CLIP) -> list[Entry]:
-    tower = tower_of(model, "transformers")
-    vision, text = (f"{root}.embeddings" for root in _ROOTS)
-    table = [
-        Entry("image/cls_token", f"{vision}.class_embedding", "vector"),
-        *conv("image/patch_embed", f"{vision}.patch_embedding", bias=False),
-        Entry("image/pos_embed", f"{vision}.position_embedding.weight", "table"),
-        *norm("image/norm_pre", "vision_model.pre_layrnorm"),
-        *norm("image/norm", "vision_model.post_layernorm"),
-        *dense("image_projection", "visual_projection", bias=False),
-        Entry("text/token_embedding", f"{text}.token_embedding.weight"),
-        Entry("text/pos_embed", f"{text}.position_embedding.weight"),
-        *norm("text/norm", "text_model.final_layer_norm"),
-        *dense("text_projection", "text_projection", bias=False),
-        *end_entries(model),
-    ]
-    for ours, theirs, depth in (("image", "vision_model", tower.depth), ("text", "text_model", model.text_depth)):
-        for i in range(depth):
-            table += _block(f"{ours}/blocks_{i}", f"{theirs}.encoder.layers.{i}")
-    return table
-
-
-def _block(ours: str, theirs: str) -> list[Entry]:
-    table = norm(f"{ours}/norm1", f"{theirs}.layer_norm1") + norm(f"{ours}/norm2", f"{theirs}.layer_norm2")
-    for part, name in {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "out_proj"}.items():
-        table += dense(f"{ours}/attn/{part}", f"{theirs}.self_attn.{name}")
-    return table + dense(f"{ours}/mlp/fc1", f"{theirs}.mlp.fc1") + dense(f"{ours}/mlp/fc2", f"{theirs}.mlp.fc2")
+def names_of(model: CLIP, image_size: Pair) -> Names:
+    return NAMES
 
 
 def config_transformers(model: CLIP, image_size: Pair) -> dict[str, Any]:
     """config.json of CLIPModel. Raises ConfigError naming the field of a model that it cannot be."""
     tower = tower_of(model, "transformers")
-    refuse(model, "transformers' CLIP", {"text_causal": (True,), "text_pool": ("end",), "logit_bias_init": (None,)})
-    refuse(tower, "transformers' CLIP", {"pool": ("token",), "pre_norm": (True,)})
+    refuse(model, "transformers' CLIP", text_causal=(True,), text_pool=("end",), logit_bias_init=(None,))
+    refuse(tower, "transformers' CLIP", pool=("token",), pre_norm=(True,))
     if image_size[0] != image_size[1] or tower.patch[0] != tower.patch[1]:
         raise ConfigError(f"transformers' CLIP has square images and patches, not {image_size} and {tower.patch}")
+    shared = {"projection_dim": model.embed_dim}
     vision = {
         "model_type": "clip_vision_model",
-        "image_size": image_size[0],
+        **write_keys(tower, VISION),
+        **pictures(image_size),
         "patch_size": tower.patch[0],
-        "num_channels": 3,
-        "layer_norm_eps": tower.norm_eps,
-        **_encoder(tower.width, tower.depth, tower.num_heads, tower.mlp_dim, tower.act),
+        **shared,
     }
-    hidden = model.text_mlp_dim or 4 * model.text_width
     text = {
         "model_type": "clip_text_model",
-        "vocab_size": model.vocab_size,
-        "max_position_embeddings": model.context_length,
+        **write_keys(model.clone(text_mlp_dim=model.text_mlp_dim or 4 * model.text_width), TEXT),
         "bos_token_id": model.vocab_size - 2,
         "eos_token_id": model.vocab_size - 1,
-        "layer_norm_eps": 1e-5,
-        **_encoder(model.text_width, model.text_depth, model.text_num_heads, hidden, model.text_act),
+        "layer_norm_eps": TEXT_EPS,
+        **shared,
     }
     return {
         "model_type": "clip",
         "architectures": ["CLIPModel"],
-        "projection_dim": model.embed_dim,
-        "vision_config": {**vision, "projection_dim": model.embed_dim},
-        "text_config": {**text, "projection_dim": model.embed_dim},
+        "vision_config": vision,
+        "text_config": text,
         "dtype": "float32",
-    }
-
-
-def _encoder(width: int, depth: int, heads: int, hidden: int, act: str) -> dict[str, Any]:
-    return {
-        "hidden_size": width,
-        "num_hidden_layers": depth,
-        "num_attention_heads": heads,
-        "intermediate_size": hidden,
-        "hidden_act": ACTIVATIONS_OF_TRANSFORMERS[act],
+        **shared,
     }

@@ -5,31 +5,18 @@ of `create_model` and `image_size`, which a bare file may leave open. An ambiguo
 field to pass; LeftOpen, which is one, where that is all it takes.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from vision_jax import limits
 from vision_jax.errors import ConfigError
 from vision_jax.models.registry import create_model
-from vision_jax.weights.mapping import Entry
+from vision_jax.weights.mapping import Names, shape_of
 
 # Preprocessing has the keys of the config's `data` section that evaluation reads.
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-
-
-# transformers' names of the activations that there are here.
-ACTIVATIONS = {
-    **dict.fromkeys(("gelu", "gelu_python"), "gelu"),
-    **dict.fromkeys(("gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_python_tanh"), "gelu_tanh"),
-    **{name: name for name in ("quick_gelu", "relu")},
-}
-ACTIVATIONS_OF_TRANSFORMERS = {
-    "gelu": "gelu",
-    "gelu_tanh": "gelu_pytorch_tanh",
-    "quick_gelu": "quick_gelu",
-    "relu": "relu",
-}
 
 
 class LeftOpen(ConfigError):
@@ -47,8 +34,7 @@ class Description(NamedTuple):
     fields: dict[str, Any]  # for `create_model`
     image_size: tuple[int, int]  # (height, width) in pixels, that of the positions in the file
     preprocessing: dict[str, Any]  # mean, std, interpolation, eval_resize, eval_crop; {} where the source does not say
-    table: list[Entry]
-    ignored: list[str]  # names in the file that hold nothing which the model needs
+    names: Names
 
     def create_model(self, **overrides):
         return create_model(self.name, **{**self.fields, **overrides})
@@ -71,13 +57,6 @@ def preprocessing(
     if type(crop) not in (int, float) or not limits.CROP <= crop <= 1:
         raise ConfigError(f"pictures are cropped to the share {crop!r}, which must be a number from {limits.CROP} to 1")
     return {**found, "interpolation": interpolation, "eval_resize": resize, "eval_crop": float(crop)}
-
-
-def read_config(config: Mapping | None, defaults: Mapping) -> dict[str, Any]:
-    """transformers' config.json over the defaults of its class. Raises ConfigError where a source has none."""
-    if config is None:
-        raise ConfigError("weights of transformers need their config.json beside them")
-    return {**defaults, **config}
 
 
 def section(config: Mapping, name: str) -> Mapping:
@@ -104,13 +83,6 @@ def real(config: Mapping, name: str) -> float:
     return float(value)
 
 
-def activation(name: str) -> str:
-    """Our name of an activation in transformers' config.json. Raises ConfigError where there is none."""
-    if not isinstance(name, str) or name not in ACTIVATIONS:
-        raise ConfigError(f"config.json has the activation {name!r}, which is none of {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[name]
-
-
 def pair(value) -> tuple[int, int]:
     """(height, width) of a number or a sequence of two, as config.json has sizes of images and patches."""
     sides = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, list | tuple) else ()
@@ -119,19 +91,41 @@ def pair(value) -> tuple[int, int]:
     return sides
 
 
-def shape_of(tensors: Mapping, name: str, rank: int) -> tuple[int, ...]:
-    """The shape of a tensor that the file must have, with so many axes. Raises ConfigError."""
-    if name not in tensors:
-        raise ConfigError(f"the file has no '{name}', as every file of this family and format has")
-    shape = tensors[name].shape
-    if len(shape) != rank:
-        raise ConfigError(f"'{name}' has the shape {list(shape)}, not one of {rank} axes")
-    return shape
+def one_if_equal(sides) -> int | tuple[int, ...]:
+    """A number for sides that are equal, as `create_model` and config.json take it."""
+    return sides[0] if len(set(sides)) == 1 else tuple(sides)
 
 
-def count_blocks(names, prefix: str) -> int:
+class Shapes(NamedTuple):
+    """The shapes of a file's tensors, asked for by the paths of our parameters."""
+
+    tensors: Mapping
+    names: Names
+
+    def has(self, path: str) -> bool:
+        return self.names.of(path) in self.tensors
+
+    def of(self, path: str, rank: int) -> tuple[int, ...]:
+        """A parameter's, with so many axes. Raises ConfigError where the file does not have it."""
+        if (name := self.names.of(path)) not in self.tensors:
+            raise ConfigError(f"the file has no '{name}', as every file of this family and format has")
+        shape = shape_of(self.tensors[name].shape, self.names.layout(path, rank))
+        if shape is None or len(shape) != rank:
+            raise ConfigError(f"'{name}' has the shape {list(self.tensors[name].shape)}, not one of {rank} axes")
+        return shape
+
+    def outputs(self, layer: str) -> int | None:
+        """Of a dense layer; None where the file does not have it."""
+        return self.of(f"{layer}/kernel", 2)[1] if self.has(f"{layer}/kernel") else None
+
+    def count(self, path: str) -> int:
+        """How many numbers follow `path`, such as "blocks_", from 0 without a gap."""
+        return count_blocks(self.tensors, self.names.of(path))
+
+
+def count_blocks(names: Iterable[str], prefix: str) -> int:
     """How many numbers follow `prefix`, such as "blocks.", in the names, from 0 without a gap."""
-    found = {name.removeprefix(prefix).partition(".")[0] for name in names if name.startswith(prefix)}
+    found = {re.split(r"[./]", name[len(prefix) :], maxsplit=1)[0] for name in names if name.startswith(prefix)}
     count = len(found)
     if count > limits.MODEL_DEPTH:
         raise ConfigError(
@@ -142,23 +136,20 @@ def count_blocks(names, prefix: str) -> int:
     return count
 
 
-def left_over(
-    tensors: Mapping, table: list[Entry], inside: str | tuple[str, ...], ignored: Callable[[str], bool]
-) -> list[str]:
-    """Names that the table does not use and `ignored` knows to be superfluous.
-
-    inside: what the names of the blocks begin with. Raises ConfigError where the table does not use all of those: the
-    blocks compute something else than ours.
-    """
-    used = {entry.theirs for entry in table}
-    rest = [name for name in tensors if name not in used]
-    if strange := [name for name in rest if name.startswith(inside) and not ignored(name)]:
-        more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
-        raise ConfigError(f"the file is of another architecture: its blocks have '{strange[0]}'{more}")
-    return [name for name in rest if ignored(name)]
+def heads_of(width: int, field: str, each: int = 64) -> int:
+    """The number of heads that are `each` wide. Raises LeftOpen, which asks for `field`, where there is none."""
+    if width % whole({"head_width": each}, "head_width"):
+        raise LeftOpen(field, f"how many heads there are of width {width} cannot be seen in the file; pass {field}")
+    return width // each
 
 
-def refuse(model: Any, format: str, allowed: Mapping[str, tuple]) -> None:
+def ratio_of(width: int, hidden: int) -> float:
+    """The number that `int(width * ratio)` gives `hidden` of."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width
+
+
+def refuse(model: Any, format: str, **allowed: tuple) -> None:
     """Raises ConfigError naming the first of the model's fields that has none of the values which a format can say."""
     for field, values in allowed.items():
         if (value := getattr(model, field)) not in values:

@@ -14,37 +14,31 @@ from vision_jax.weights.families.clip_openai import (
     check_end,
     check_text_eps,
     described,
+    names_in,
     read_fields,
-    table_official,
     tower_of,
 )
-from vision_jax.weights.families.description import Description, LeftOpen, preprocessing, real, refuse, section, whole
-from vision_jax.weights.mapping import Entry
+from vision_jax.weights.families.description import (
+    Description,
+    LeftOpen,
+    Shapes,
+    one_if_equal,
+    preprocessing,
+    ratio_of,
+    real,
+    refuse,
+    section,
+    whole,
+)
 
 # What a config may say of a tower; anything else that it sets is not known here.
-_SHARED = {
-    "width",
-    "layers",
-    "mlp_ratio",
-    "norm_kwargs",
-    "act_kwargs",
-    "pool_type",
-    "final_ln_after_pool",
-    "output_tokens",
-}
+_SHARED = {"width", "layers", "mlp_ratio", "norm_kwargs", "act_kwargs"}
+_SHARED |= {"pool_type", "final_ln_after_pool", "output_tokens"}
 _VISION = _SHARED | {"image_size", "head_width", "patch_size", "patch_dropout", "no_ln_pre", "pos_embed_type"}
 _TEXT = _SHARED | {"context_length", "vocab_size", "heads", "no_causal_mask", "pad_id", "eos_id", "proj_type"}
 _TEXT |= {"hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs"}
 # Fields of towers that are not there; they mean nothing without the names of those.
-_UNUSED = (
-    "timm_pool",
-    "timm_proj",
-    "timm_drop",
-    "hf_proj_type",
-    "hf_pooler_type",
-    "hf_model_pretrained",
-    "attn_pooler_",
-)
+_UNUSED = ("timm_pool", "timm_proj", "timm_drop", "hf_proj", "hf_pooler", "hf_model_pretrained", "attn_pooler_")
 _RESIZE = {"shortest": "crop", "squash": "squash"}
 
 
@@ -75,14 +69,13 @@ def describe_open_clip(config: Mapping | None, tensors: Mapping, given: Mapping 
         )
     if "text_num_heads" not in given and "heads" in text_cfg:
         given["text_num_heads"] = whole(text_cfg, "heads")
-    text = "text." if "text.token_embedding.weight" in tensors else ""
-    size = given.pop("image_size", vision.get("image_size"))
-    fields, image_size = read_fields(tensors, text, given, size, vision.get("head_width", 64))
+    size, names = given.pop("image_size", vision.get("image_size")), names_in(tensors)
+    fields, image_size = read_fields(Shapes(tensors, names), given, size, vision.get("head_width", 64))
     fields |= {"text_act": _activation(model, text_cfg), **_text_fields(text_cfg, fields["vocab_size"])}
     if fields["image_tower"] == "vit":
         act = given.get("text_act") if not config else _activation(model, vision)
         fields["image"] |= {"act": act, **_vision_fields(vision)}
-    return described(fields, image_size, given, _preprocessing(how), lambda clip: table_open_clip(clip, text), tensors)
+    return described(fields, image_size, given, _preprocessing(how), names)
 
 
 def _activation(model: Mapping, tower: Mapping) -> str:
@@ -132,11 +125,6 @@ def _preprocessing(how: Mapping) -> dict[str, Any]:
     return preprocessing(mean_std, "bilinear" if interpolation == "bilinear" else "bicubic", _RESIZE[resize])
 
 
-def table_open_clip(model: CLIP, text: str = "") -> list[Entry]:
-    """text: what stands before the text tower's names, "text." in CustomTextCLIP."""
-    return table_official(model, text)
-
-
 def config_open_clip(model: CLIP, image_size: Pair, preprocessing: Mapping | None = None) -> dict[str, Any]:
     """open_clip_config.json of a folder that `open_clip.create_model("local-dir:FOLDER")` loads.
 
@@ -144,16 +132,15 @@ def config_open_clip(model: CLIP, image_size: Pair, preprocessing: Mapping | Non
     """
     tower = tower_of(model, "open_clip", (ViT, ModifiedResNet))
     acts = ("quick_gelu",) if model.text_act == "quick_gelu" else ("gelu", "gelu_tanh")
-    refuse(model, "open_clip's CLIP", {"text_act": ("quick_gelu", "gelu", "gelu_tanh")})
-    height, width = image_size
-    vision = {"image_size": height if height == width else [height, width], "width": tower.width}
+    refuse(model, "open_clip's CLIP", text_act=("quick_gelu", "gelu", "gelu_tanh"))
+    vision = {"image_size": one_if_equal(image_size), "width": tower.width}
     if isinstance(tower, ViT):
-        refuse(tower, f"open_clip's CLIP with text_act={model.text_act!r}", {"act": acts})
+        refuse(tower, f"open_clip's CLIP with text_act={model.text_act!r}", act=acts)
         vision |= {
             "layers": tower.depth,
-            "patch_size": tower.patch_size if isinstance(tower.patch_size, int) else list(tower.patch_size),
+            "patch_size": tower.patch_size,
             "head_width": tower.width // tower.num_heads,
-            "mlp_ratio": _ratio(tower.width, tower.mlp_dim),
+            "mlp_ratio": ratio_of(tower.width, tower.mlp_dim),
             "no_ln_pre": not tower.pre_norm,
             "pool_type": "tok" if tower.pool == "token" else "avg",
             "final_ln_after_pool": tower.norm_pooled,
@@ -161,7 +148,7 @@ def config_open_clip(model: CLIP, image_size: Pair, preprocessing: Mapping | Non
             **_act_kwargs(tower.act),
         }
     else:
-        if len(tower.blocks) != 4 or height != width:
+        if len(tower.blocks) != 4 or image_size[0] != image_size[1]:
             raise ConfigError(
                 f"open_clip's ModifiedResNet has four stages and square images, not blocks={tower.blocks} and {image_size}"
             )
@@ -172,7 +159,7 @@ def config_open_clip(model: CLIP, image_size: Pair, preprocessing: Mapping | Non
         "width": model.text_width,
         "heads": model.text_num_heads,
         "layers": model.text_depth,
-        "mlp_ratio": _ratio(model.text_width, model.text_mlp_dim or 4 * model.text_width),
+        "mlp_ratio": ratio_of(model.text_width, model.text_mlp_dim or 4 * model.text_width),
         "no_causal_mask": not model.text_causal,
         "pool_type": "last" if model.text_pool == "last" else "argmax",
         "norm_kwargs": {"eps": TEXT_EPS},
@@ -196,9 +183,3 @@ def config_open_clip(model: CLIP, image_size: Pair, preprocessing: Mapping | Non
 
 def _act_kwargs(act: str) -> dict[str, Any]:
     return {"act_kwargs": {"approximate": "tanh"}} if act == "gelu_tanh" else {}
-
-
-def _ratio(width: int, hidden: int) -> float:
-    """The number that `int(width * ratio)` gives `hidden` of."""
-    ratio = hidden / width
-    return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width

@@ -9,127 +9,104 @@ from vision_jax.models.window_attention import TABLE
 from vision_jax.ops.patches import as_pair
 from vision_jax.ops.windows import Pair
 from vision_jax.weights.families.description import (
-    ACTIVATIONS_OF_TRANSFORMERS,
     IMAGENET,
     Description,
-    activation,
-    left_over,
+    Shapes,
+    one_if_equal,
     pair,
     preprocessing,
-    read_config,
     real,
     refuse,
-    whole,
 )
-from vision_jax.weights.families.entries import conv, dense, norm
 from vision_jax.weights.families.swin_layout import (
+    FIRST,
     NORM_EPS,
-    Names,
-    backbone,
     fitted_windows,
     is_padded,
-    one_if_equal,
-    position_bias,
     pretrained_windows,
     shape_fields,
     stage_maps,
+    table_layouts,
 )
-from vision_jax.weights.mapping import Entry
+from vision_jax.weights.families.transformers import (
+    Key,
+    activation,
+    block_names,
+    pictures,
+    read_keys,
+    write_head,
+    write_keys,
+)
+from vision_jax.weights.mapping import TORCH, Names
 
-# SwinConfig's and Swinv2Config's defaults, for config.json written by hand or by old versions.
-DEFAULTS = {
-    "image_size": 224,
-    "window_size": 7,
-    "mlp_ratio": 4.0,
-    "hidden_act": "gelu",
-    "layer_norm_eps": 1e-5,
-    "use_absolute_embeddings": False,
-    "pretrained_window_sizes": (0, 0, 0, 0),
+# What shapes do not show; the defaults are those of SwinConfig and Swinv2Config.
+KEYS = {
+    "window": Key("window_size", 7),
+    "mlp_ratio": Key("mlp_ratio", 4.0, real),
+    "act": Key("hidden_act", "gelu", activation),
+    "norm_eps": Key("layer_norm_eps", NORM_EPS, real),
 }
-# Names in a block, as in all files that save_pretrained writes, and as in the modules of transformers 5 (V1 alone).
-_CLASSIC = {
-    **{name: f"attention.self.{name}" for name in ("query", "key", "value")},
-    **{"out": "attention.output.dense", "fc1": "intermediate.dense", "fc2": "output.dense"},
-    TABLE: f"attention.self.{TABLE}",
-}
-_RECENT = {
-    **{name: f"attention.{name[0]}_proj" for name in ("query", "key", "value")},
-    **{"out": "attention.o_proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"},
-    TABLE: f"attention.relative_position_bias.{TABLE}",
-}
+
+
+def names_transformers(root: str, is_recent: bool = False) -> Names:
+    """root: what all names but the head's begin with, where a file has one. is_recent: see `block_names`."""
+    own = "attention/self"
+    rules = (
+        (r"^patch_embed", f"{root}embeddings/patch_embeddings/projection"),
+        (r"^patch_norm", f"{root}embeddings/norm"),
+        (r"^norm/", f"{root}layernorm/"),
+        (r"^head", "classifier"),
+        (f"attn/{TABLE}", f"attention/relative_position_bias/{TABLE}" if is_recent else f"{own}/{TABLE}"),
+        (r"attn/logit_scale", f"{own}/logit_scale"),
+        (r"attn/cpb_mlp/hidden", f"{own}/continuous_position_bias_mlp/0"),
+        (r"attn/cpb_mlp/out", f"{own}/continuous_position_bias_mlp/2"),
+        *block_names(is_recent, own, r"stages_\d+/"),
+        (r"^stages_", f"{root}encoder/layers/"),
+        (r"/blocks_", "/blocks/"),
+        *TORCH,
+    )
+    blocks = (f"{root}encoder/layers/".replace("/", "."),)
+    return Names(rules, (("logit_scale", "heads"),), blocks, "(_position_index|_coords_table)$")
 
 
 def describe_transformers(config: Mapping | None, tensors: Mapping, given: Mapping | None = None) -> Description:
     """SwinForImageClassification, Swinv2ForImageClassification, SwinModel or Swinv2Model: their pooled features."""
-    config, given = read_config(config, DEFAULTS), dict(given or {})
-    if config["layer_norm_eps"] != NORM_EPS:
+    said, given = read_keys(config, KEYS), dict(given or {})
+    if said["norm_eps"] != NORM_EPS:
         raise ConfigError(
-            f"config.json has layer_norm_eps={config['layer_norm_eps']}; but some norms of transformers' Swin have "
+            f"config.json has layer_norm_eps={said['norm_eps']}; but some norms of transformers' Swin have "
             f"{NORM_EPS} all the same, and here all norms have one"
         )
-    if config["use_absolute_embeddings"]:
+    if config.get("use_absolute_embeddings"):
         raise ConfigError("config.json has use_absolute_embeddings=true, but Swin has no absolute positions here")
     kind = config["model_type"]
     version = {"swin": 1, "swinv2": 2}[kind]
-    root = f"{kind}." if any(name.startswith(f"{kind}.") for name in tensors) else ""
-    stages = f"{root}encoder.layers."
-    is_recent = f"{stages}0.blocks.0.{_RECENT['query']}.weight" in tensors
-    block = _RECENT if is_recent else _CLASSIC
-    names = Names(
-        patch=f"{root}embeddings.patch_embeddings.projection.weight",
-        stages=stages,
-        head="classifier.weight",
-        bias_table=block[TABLE],
-        scale="attention.self.logit_scale",
-        qkv_bias=(f"{block['query']}.bias",),
-        fc1=f"{block['fc1']}.weight",
-    )
-    image_size = pair(given.pop("image_size", config["image_size"]))
+    root = f"{kind}/" if any(name.startswith(f"{kind}.") for name in tensors) else ""
+    names = names_transformers(root, is_recent=True)
+    if not Shapes(tensors, names).has(f"{FIRST}/attn/query/kernel"):
+        names = names_transformers(root)
+    image_size = pair(given.pop("image_size", config.get("image_size", 224)))
     fields = {
-        **shape_fields(tensors, names, version, real(config, "mlp_ratio")),
-        "window": whole(config, "window_size"),
-        "act": activation(config["hidden_act"]),
+        **shape_fields(Shapes(tensors, names), version, said["mlp_ratio"]),
+        **said,
         "mask_padding": False,
         **given,
     }
     if version == 2 and "pretrained_window" not in given:
         windows = [window for window, _ in fitted_windows(Swin(**fields), image_size)]
-        fields["pretrained_window"] = pretrained_windows(config["pretrained_window_sizes"], windows)
-    table = table_transformers(Swin(**fields), root, is_recent)
-    ignored = left_over(tensors, table, stages, lambda name: name.endswith(("_position_index", "_coords_table")))
-    return Description("swin", fields, image_size, preprocessing(IMAGENET, resize="squash"), table, ignored)
+        fields["pretrained_window"] = pretrained_windows(config.get("pretrained_window_sizes", [0] * 4), windows)
+    model = Swin(**fields)
+    return Description("swin", fields, image_size, preprocessing(IMAGENET, resize="squash"), with_tables(names, model))
 
 
-def table_transformers(model: Swin, root: str | None = None, is_recent: bool = False) -> list[Entry]:
-    """Names as the models with a head have them, as SwinModel without classes; root, is_recent: of other files."""
-    names = _RECENT if is_recent else _CLASSIC
-    root = (f"{_kind(model)}." if model.num_classes else "") if root is None else root
+def with_tables(names: Names, model: Swin) -> Names:
+    """Tables do not shrink."""
+    return names._replace(layouts=table_layouts(model, [as_pair(model.window)] * len(model.depths)))
 
-    def block(ours: str, theirs: str, window: Pair) -> list[Entry]:
-        table = norm(f"{ours}/norm1", f"{theirs}.layernorm_before") + norm(f"{ours}/norm2", f"{theirs}.layernorm_after")
-        has_bias = {"query": model.qkv_bias, "key": model.qkv_bias and model.version == 1, "value": model.qkv_bias}
-        for part in ("query", "key", "value", "out"):
-            table += dense(f"{ours}/attn/{part}", f"{theirs}.{names[part]}", has_bias.get(part, True))
-        for part in ("fc1", "fc2"):
-            table += dense(f"{ours}/mlp/{part}", f"{theirs}.{names[part]}")
-        own = f"{theirs}.attention.self"
-        return table + position_bias(
-            model,
-            f"{ours}/attn",
-            f"{theirs}.{names[TABLE]}",
-            f"{own}.logit_scale",
-            f"{own}.continuous_position_bias_mlp",
-            window,
-        )
 
-    windows = [as_pair(model.window)] * len(model.depths)  # tables do not shrink
-    return [
-        *conv("patch_embed", f"{root}embeddings.patch_embeddings.projection"),
-        *norm("patch_norm", f"{root}embeddings.norm"),
-        *backbone(model, f"{root}encoder.layers.", block, windows, merges_after=True),
-        *norm("norm", f"{root}layernorm"),
-        *(dense("head", "classifier") if model.num_classes else []),
-    ]
+def names_of(model: Swin, image_size: Pair) -> Names:
+    """As the models with a head have them, as SwinModel without classes."""
+    return with_tables(names_transformers(f"{_kind(model)}/" if model.num_classes else ""), model)
 
 
 def config_transformers(model: Swin, image_size: Pair) -> dict[str, Any]:
@@ -137,7 +114,7 @@ def config_transformers(model: Swin, image_size: Pair) -> dict[str, Any]:
 
     Raises ConfigError where transformers would give other outputs for images of `image_size` (height, width).
     """
-    refuse(model, "transformers' Swin", {"features_only": (False,), "norm_eps": (NORM_EPS,)})
+    refuse(model, "transformers' Swin", features_only=(False,), norm_eps=(NORM_EPS,))
     window = one_if_equal(as_pair(model.window))
     fitted = fitted_windows(model, image_size)
     maps = stage_maps(model, image_size)
@@ -155,31 +132,19 @@ def config_transformers(model: Swin, image_size: Pair) -> dict[str, Any]:
     kind = _kind(model)
     config = {
         "model_type": kind,
-        "image_size": one_if_equal(image_size),
+        **write_keys(model, KEYS),
+        **pictures(image_size),
         "patch_size": model.patch_size,
-        "num_channels": 3,
         "embed_dim": model.width,
         "depths": model.depths,
         "num_heads": model.num_heads,
         "window_size": window,
-        "mlp_ratio": model.mlp_ratio,
         "qkv_bias": model.qkv_bias,
-        "hidden_act": ACTIVATIONS_OF_TRANSFORMERS[model.act],
-        "layer_norm_eps": model.norm_eps,
         "use_absolute_embeddings": False,
-        "dtype": "float32",
     }
     if model.version == 2:
         config["pretrained_window_sizes"] = [size or 0 for size in model.pretrained_windows]
-    if not model.num_classes:
-        return {**config, "architectures": [f"{kind.capitalize()}Model"]}
-    labels = {str(i): f"LABEL_{i}" for i in range(model.num_classes)}
-    return {
-        **config,
-        "architectures": [f"{kind.capitalize()}ForImageClassification"],
-        "id2label": labels,
-        "label2id": {label: int(i) for i, label in labels.items()},
-    }
+    return write_head(config, kind.capitalize(), model.num_classes)
 
 
 def _kind(model: Swin) -> str:

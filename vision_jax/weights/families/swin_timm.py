@@ -5,7 +5,7 @@ In timm the layer that halves the map stands at the beginning of a stage, and th
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,42 +19,58 @@ from vision_jax.weights.families.description import (
     IMAGENET,
     Description,
     LeftOpen,
-    left_over,
+    Shapes,
+    one_if_equal,
     pair,
     preprocessing,
     refuse,
     section,
 )
-from vision_jax.weights.families.entries import conv, dense, norm
 from vision_jax.weights.families.swin_layout import (
     NORM_EPS,
-    Names,
-    backbone,
     fitted_windows,
     is_padded,
-    one_if_equal,
-    position_bias,
     pretrained_windows,
     shape_fields,
     stage_maps,
+    table_layouts,
 )
-from vision_jax.weights.families.vit_timm import block_table, preprocessing_for, preprocessing_of
-from vision_jax.weights.mapping import Entry
+from vision_jax.weights.families.vit_timm import BLOCKS, preprocessing_for, preprocessing_of
+from vision_jax.weights.mapping import TORCH, Names
 
-_OFFICIAL = Names(
-    patch="patch_embed.proj.weight",
-    stages="layers.",
-    head="head.weight",
-    bias_table=f"attn.{TABLE}",
-    scale="attn.logit_scale",
-    qkv_bias=("attn.qkv.bias", "attn.q_bias"),
-    fc1="mlp.fc1.weight",
-)
-_TIMM = _OFFICIAL._replace(head="head.fc.weight")
-_BUFFERS = ("relative_position_index", "relative_coords_table", "attn_mask", "k_bias")
-_COORDINATES = "blocks.0.attn.relative_coords_table"
+_BUFFERS = "(relative_position_index|relative_coords_table|attn_mask|k_bias)$"
 # Of timm's architectures: window, or from which it was fine-tuned to which, and likewise the image size.
 _SIZES = re.compile(r"_window(?:(\d+)to)?(\d+)_(?:(\d+)to)?(\d+)$")
+
+
+def names_official(version: int) -> Names:
+    rules = (
+        (r"^patch_embed", "patch_embed/proj"),
+        (r"^patch_norm", "patch_embed/norm"),
+        *([(r"attn/(q|v)(uery|alue)/bias", r"attn/\1_bias")] if version == 2 else []),
+        (r"cpb_mlp/hidden", "cpb_mlp/0"),
+        (r"cpb_mlp/out", "cpb_mlp/2"),
+        (r"^stages_", "layers/"),
+        *BLOCKS,
+        *TORCH,
+    )
+    return Names(rules, (("logit_scale", "heads"),), ("layers.",), _BUFFERS)
+
+
+def names_timm(version: int) -> Names:
+    own = ((r"^head", "head/fc"), (r"^stages_(\d+)/downsample", lambda m: f"layers/{int(m[1]) + 1}/downsample"))
+    names = names_official(version)
+    return names._replace(rules=own + names.rules)
+
+
+def with_tables(names: Names, model: Swin, image_size: Pair) -> Names:
+    """`names` of a file with tables for the maps of that image size."""
+    return names._replace(layouts=table_layouts(model, [window for window, _ in fitted_windows(model, image_size)]))
+
+
+def names_of(model: Swin, image_size: Pair) -> Names:
+    """As timm writes them."""
+    return with_tables(names_timm(model.version), model, image_size)
 
 
 def describe_timm(config: Mapping | None, tensors: Mapping, given: Mapping | None = None) -> Description:
@@ -71,14 +87,15 @@ def describe_timm(config: Mapping | None, tensors: Mapping, given: Mapping | Non
     size = args.get("img_size") or (source.get("input_size") or [None])[1:] or said.get("image_size")
     if size and "image_size" not in given:
         given["image_size"] = pair(size)
-    version, fields = _read_fields(tensors, _TIMM, args.get("mlp_ratio"))
+    shapes, fields = _read_fields(tensors, names_timm, args.get("mlp_ratio"))
     windows = args.get("window_size") or said.get("window")
-    windows = _tables_windows(tensors, fields) if windows is None and version == 1 else _expand(windows, fields)
-    if version == 2 and "pretrained_window" not in given and "window" not in given:
+    is_v1 = fields["version"] == 1
+    windows = _tables_windows(shapes, fields) if windows is None and is_v1 else _expand(windows, fields)
+    if not is_v1 and "pretrained_window" not in given and "window" not in given:
         sizes = args.get("pretrained_window_sizes") or said.get("pretrained") or (0,) * len(fields["depths"])
         fields["pretrained_window"] = sizes
     fields |= {"window_rule": "axis", "mask_padding": False}
-    described = _described(fields, windows, given, _TIMM, tensors, preprocessing_of(source))
+    described = _described(fields, windows, given, shapes, preprocessing_of(source))
     model = described.create_model()
     maps, fitted = stage_maps(model, described.image_size), fitted_windows(model, described.image_size)
     for depth, (height, width), (window, shift) in zip(model.depths, maps, fitted, strict=True):
@@ -92,30 +109,32 @@ def describe_timm(config: Mapping | None, tensors: Mapping, given: Mapping | Non
 
 def describe_official(config: None, tensors: Mapping, given: Mapping | None = None) -> Description:
     """microsoft/Swin-Transformer's .pth: V1's window is that of its tables, V2's that of its coordinates."""
-    version, fields = _read_fields(tensors, _OFFICIAL)
-    given = dict(given or {})
-    stages = range(len(fields["depths"]))
-    coordinates = [tensors.get(f"layers.{s}.{_COORDINATES}") for s in stages]
-    windows = _tables_windows(tensors, fields) if version == 1 else None
-    if version == 2 and all(coordinates):
+    shapes, fields = _read_fields(tensors, names_official)
+    given, stages = dict(given or {}), range(len(fields["depths"]))
+    coordinates = [tensors.get(f"layers.{s}.blocks.0.attn.relative_coords_table") for s in stages]
+    windows = _tables_windows(shapes, fields) if fields["version"] == 1 else None
+    if fields["version"] == 2 and all(coordinates):
         windows = [tuple((side + 1) // 2 for side in table.shape[1:3]) for table in coordinates]
         if "pretrained_window" not in given:
             fields["pretrained_window"] = tuple(map(_pretrained_side, coordinates))
-    described = _described(fields, windows, given, _OFFICIAL, tensors, {})
+    described = _described(fields, windows, given, shapes, {})
     # Official configs for larger images have TEST.CROP: False.
     crop = {"resize": "squash"} if max(described.image_size) > 256 else {"crop": 224 / 256}
     return described._replace(preprocessing=preprocessing(IMAGENET, **crop))
 
 
-def _read_fields(tensors: Mapping, names: Names, mlp_ratio: float | None = None) -> tuple[int, dict[str, Any]]:
-    version = 2 if f"layers.0.blocks.0.{names.scale}" in tensors else 1
+def _read_fields(
+    tensors: Mapping, names: Callable[[int], Names], mlp_ratio: float | None = None
+) -> tuple[Shapes, dict[str, Any]]:
     if "absolute_pos_embed" in tensors:
         raise ConfigError("the file has 'absolute_pos_embed', but Swin has no absolute positions here")
-    return version, shape_fields(tensors, names, version, mlp_ratio)
+    version = 2 if "layers.0.blocks.0.attn.logit_scale" in tensors else 1
+    shapes = Shapes(tensors, names(version))
+    return shapes, shape_fields(shapes, version, mlp_ratio)
 
 
 def _described(
-    fields: dict, windows: list[Pair] | None, given: dict, names: Names, tensors: Mapping, preprocessing: dict
+    fields: dict, windows: list[Pair] | None, given: dict, shapes: Shapes, preprocessing: dict
 ) -> Description:
     """windows: those of the stages as far as the file shows them, smaller where they shrank to their maps."""
     size, depth = given.pop("image_size", None), len(fields["depths"])
@@ -128,21 +147,21 @@ def _described(
     pretrained = fields.pop("pretrained_window", None)
     fields |= given
     model = Swin(**fields)
-    image_size = _image_size(tensors, windows or [as_pair(model.window)] * depth, model) if size is None else pair(size)
+    image_size = (
+        _image_size(shapes.tensors, windows or [as_pair(model.window)] * depth, model) if size is None else pair(size)
+    )
     fitted = [window for window, _ in fitted_windows(model, image_size)]
     if pretrained is not None:
         fields["pretrained_window"] = pretrained_windows(pretrained, fitted)
         model = Swin(**fields)
     for s in range(depth):
-        rows = tensors[f"layers.{s}.blocks.0.{names.bias_table}"].shape[0] if model.version == 1 else None
+        rows = _rows(shapes, s) if model.version == 1 else None
         if rows not in (None, math.prod(2 * side - 1 for side in fitted[s])):
             raise ConfigError(
                 f"the file's table of {rows} positions in stage {s} is not that of the window {fitted[s]} which "
                 f"window={model.window} gives for image_size={image_size}; every stage has the same window here"
             )
-    table = (table_timm if names is _TIMM else table_official)(model, image_size)
-    ignored = left_over(tensors, table, names.stages, lambda name: name.endswith(_BUFFERS))
-    return Description("swin", fields, image_size, preprocessing, table, ignored)
+    return Description("swin", fields, image_size, preprocessing, with_tables(shapes.names, model, image_size))
 
 
 def _said_by_name(architecture: str) -> dict[str, Any]:
@@ -154,11 +173,16 @@ def _said_by_name(architecture: str) -> dict[str, Any]:
     return said | ({"pretrained": (before, before, before, before // 2)} if before else {})
 
 
-def _tables_windows(tensors: Mapping, fields: Mapping) -> list[Pair]:
+def _rows(shapes: Shapes, stage: int) -> int:
+    """Of a stage's table."""
+    return shapes.of(f"stages_{stage}/blocks_0/attn/{TABLE}", 2)[0]
+
+
+def _tables_windows(shapes: Shapes, fields: Mapping) -> list[Pair]:
     """V1's windows as its tables have them, if those are square."""
     windows = []
     for s in range(len(fields["depths"])):
-        rows = tensors[f"layers.{s}.blocks.0.{_OFFICIAL.bias_table}"].shape[0]
+        rows = _rows(shapes, s)
         side = (math.isqrt(rows) + 1) // 2
         if (2 * side - 1) ** 2 != rows:
             raise LeftOpen("window", f"the file's table of {rows} positions is of no square window; pass window")
@@ -194,44 +218,12 @@ def _image_size(tensors: Mapping, windows: list[Pair], model: Swin) -> Pair:
     return tuple(side * 2**stage * step for step in as_pair(model.patch_size))
 
 
-def table_timm(model: Swin, image_size: Pair | None = None) -> list[Entry]:
-    """image_size: that for whose maps the file's tables are; None: for maps that no window has to shrink to."""
-    return _table(model, image_size, "head.fc", merges_after=False)
-
-
-def table_official(model: Swin, image_size: Pair | None = None) -> list[Entry]:
-    """image_size: as for `table_timm`."""
-    return _table(model, image_size, "head", merges_after=True)
-
-
-def _table(model: Swin, image_size: Pair | None, head: str, merges_after: bool) -> list[Entry]:
-    def block(ours: str, theirs: str, window: Pair) -> list[Entry]:
-        ours_attn, attn = f"{ours}/attn", f"{theirs}.attn"
-        table = block_table(ours, theirs, model.qkv_bias and model.version == 1)
-        if model.qkv_bias and model.version == 2:
-            table += [Entry(f"{ours_attn}/{name}/bias", f"{attn}.{name[0]}_bias") for name in ("query", "value")]
-        return table + position_bias(
-            model, ours_attn, f"{attn}.{TABLE}", f"{attn}.logit_scale", f"{attn}.cpb_mlp", window
-        )
-
-    windows = [as_pair(model.window)] * len(model.depths)
-    if image_size is not None:
-        windows = [window for window, _ in fitted_windows(model, image_size)]
-    return [
-        *conv("patch_embed", "patch_embed.proj"),
-        *norm("patch_norm", "patch_embed.norm"),
-        *backbone(model, "layers.", block, windows, merges_after),
-        *norm("norm", "norm"),
-        *(dense("head", head) if model.num_classes else []),
-    ]
-
-
 def config_timm(model: Swin, image_size: Pair, preprocessing: Mapping | None = None) -> dict[str, Any]:
     """config.json of a folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` loads.
 
     Raises ConfigError where timm would give other outputs for images of `image_size` (height, width).
     """
-    refuse(model, "timm's Swin", {"features_only": (False,), "act": ("gelu",), "norm_eps": (NORM_EPS,)})
+    refuse(model, "timm's Swin", features_only=(False,), act=("gelu",), norm_eps=(NORM_EPS,))
     fitted, maps = fitted_windows(model, image_size), stage_maps(model, image_size)
     size = f"images of {image_size[0]}x{image_size[1]}"
     if fitted != fitted_windows(model, image_size, "axis"):
