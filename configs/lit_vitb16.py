@@ -9,6 +9,7 @@ Hardware: not run here.
 from pathlib import Path
 
 from vision_jax.command_line import load_config
+from vision_jax.schema import REQUIRED
 
 
 def get_config(arg="cc12m"):
@@ -18,4 +19,5 @@ def get_config(arg="cc12m"):
     )
     c.data.mean = c.data.std = (0.5, 0.5, 0.5)
     c.optimizer.freeze = "image/.*"
+    c.init_from = REQUIRED
     return c

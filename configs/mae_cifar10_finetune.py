@@ -7,6 +7,7 @@ Hardware: meant for one GPU, not run as it is; experiments/mae/cifar10.sh runs i
 """
 
 from vision_jax.config import base_config
+from vision_jax.schema import REQUIRED
 
 
 def get_config(arg=""):
@@ -39,4 +40,5 @@ def get_config(arg=""):
     c.loss.label_smoothing = 0.1
     c.optimizer = dict(name="adamw", weight_decay=0.05, layer_decay=0.75)
     c.schedule = dict(base_lr=1e-3, warmup="5 epochs", min_lr=1e-6, decay="cosine")
+    c.init_from = REQUIRED
     return c

@@ -7,6 +7,7 @@ mae_cifar10.py trains.
 """
 
 from vision_jax.config import base_config
+from vision_jax.schema import REQUIRED
 
 
 def get_config(arg=""):
@@ -37,4 +38,5 @@ def get_config(arg=""):
     c.duration = "50 epochs"
     c.optimizer = dict(name="lars", momentum=0.9, trust_coefficient=0.001, freeze=r"(?!head/).*")
     c.schedule = dict(base_lr=0.4, per=256, warmup="5 epochs", decay="cosine")
+    c.init_from = REQUIRED
     return c

@@ -11,6 +11,7 @@ The last hundredth of the training set is held out, to choose the best checkpoin
 
 from vision_jax.config import base_config
 from vision_jax.errors import ConfigError
+from vision_jax.schema import REQUIRED
 
 SIZES = {  # model, epochs, rate for 256 examples, layer decay, drop path
     "b": ("vit_b16", 100, 5e-4, 0.65, 0.1),
@@ -49,4 +50,5 @@ def get_config(arg="b"):
     c.optimizer = dict(name="adamw", weight_decay=0.05, layer_decay=layer_decay)
     c.schedule = dict(base_lr=rate, per=256, warmup="5 epochs", min_lr=1e-6, decay="cosine")
     c.precision.compute = "bfloat16"
+    c.init_from = REQUIRED
     return c

@@ -10,6 +10,7 @@ The last hundredth of the training set is held out, to choose the best checkpoin
 
 from vision_jax.config import base_config
 from vision_jax.errors import ConfigError
+from vision_jax.schema import REQUIRED
 
 NAMES = {"b": "vit_b16", "l": "vit_l16", "h": "vit_h14"}
 
@@ -40,4 +41,5 @@ def get_config(arg="b"):
     c.optimizer = dict(name="lars", momentum=0.9, trust_coefficient=0.001, freeze=r"(?!head/).*")
     c.schedule = dict(base_lr=0.1, per=256, warmup="10 epochs", decay="cosine")
     c.precision.compute = "bfloat16"
+    c.init_from = REQUIRED
     return c

@@ -14,6 +14,7 @@ import pathlib
 
 from vision_jax.command_line import load_config
 from vision_jax.errors import ConfigError
+from vision_jax.schema import REQUIRED
 
 
 def get_config(arg="in22k"):
@@ -26,4 +27,5 @@ def get_config(arg="in22k"):
     c.duration = "30 epochs"
     c.optimizer = dict(weight_decay=1e-8, accumulate=2)
     c.schedule = dict(base_lr=2e-5, warmup="5 epochs", warmup_lr=4e-8, min_lr=4e-7)
+    c.init_from = REQUIRED
     return c

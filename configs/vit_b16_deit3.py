@@ -12,6 +12,7 @@ The last hundredth of the training set is held out, to choose the best checkpoin
 
 from vision_jax.config import base_config
 from vision_jax.errors import ConfigError
+from vision_jax.schema import REQUIRED
 
 
 def get_config(arg="pretrain"):
@@ -45,6 +46,7 @@ def get_config(arg="pretrain"):
             base_lr=3e-3, warmup="5 epochs", warmup_lr=1e-6, min_lr=1e-5, decay="cosine", update_every="1 epochs"
         )
     elif arg == "finetune":
+        c.init_from = REQUIRED
         c.data.image_size = 224
         c.data.augment.policy = "rand-m9-mstd0.5-inc1"
         c.batch_size = 512

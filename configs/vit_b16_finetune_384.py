@@ -8,6 +8,7 @@ ImageNet-21k weights, 85.49 from AugReg's.
 """
 
 from vision_jax.config import base_config
+from vision_jax.schema import REQUIRED
 
 
 def get_config():
@@ -26,4 +27,5 @@ def get_config():
     c.optimizer = dict(name="sgd", momentum=0.9, moment_dtype="bfloat16", clip_norm=1.0, accumulate=8)
     c.schedule = dict(base_lr=0.03, warmup="500 steps", decay="cosine")
     c.precision.compute = "bfloat16"
+    c.init_from = REQUIRED
     return c

@@ -52,6 +52,16 @@ def test_a_copy_is_equal_and_shares_nothing(copied):
     assert other != c and c.data.augment.mixup == 0.0 and c.model.image.width == 32
 
 
+@pytest.mark.parametrize("copied", [lambda c: c, copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))])
+def test_what_is_explicit(copied):
+    """Be it a default, and in a copy, too; and what a name or a default says is not."""
+    c = base_config()
+    c.data.image_size, c.model, c.evals.mine = 224, dict(image=dict(width=32)), dict(kind="knn")
+    c = copied(c)
+    assert c.data.explicit == dict(image_size=224, augment={}) and c.model.explicit == dict(image=dict(width=32))
+    assert c.evals.explicit["mine"] == dict(kind="knn") and c.evals.mine.k == 20 and "seed" not in c.explicit
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -150,8 +160,14 @@ def test_json_round_trip():
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
-def test_config_files_load_without_jax(path):
-    code = f"import sys; from vision_jax.command_line import load_config; load_config({str(path)!r}); assert 'jax' not in sys.modules"
+def test_config_files_load_without_jax(path, tmp_path):
+    spec = str(path)
+    if path.stem == "finetune":  # of photos
+        (tmp_path / "class").mkdir()
+        for i in range(5):
+            (tmp_path / "class" / f"{i}.jpg").touch()
+        spec += f":{tmp_path}"
+    code = f"import sys; from vision_jax.command_line import load_config; load_config({spec!r}); assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 
 from vision_jax.command_line import load_config
+from vision_jax.config import derive
 from vision_jax.training.loop import train
+from vision_jax.training.schedules import make_schedule, peak_lr
 from vision_jax.training.setup import prepare
 
 REPO = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted(REPO.glob("configs/*.py"))
+CONFIGS.remove(REPO / "configs/finetune.py")  # whose model is that of its source: tests/weights/test_finetune.py
 ARGUMENTS = {
     "vit_b16_augreg": ["i1k", "i21k"],
     "vit_b16_deit3": ["pretrain", "finetune"],
@@ -72,6 +75,7 @@ def shrink(config):
         train, test = (f"csv:{digits_csv() / spec.partition(':')[2]}" for spec in (config.data.train, config.data.eval))
     config.data = dict(train=train, eval=test, image_size=size, workers=0)
     config.optimizer.accumulate = min(config.optimizer.accumulate, 2)
+    config.init_from = ""
     config.batch_size = 16
     config.duration = "2 steps"
     for key in ("warmup", "cooldown"):
@@ -84,6 +88,17 @@ def shrink(config):
     config.evals.reconstruction.examples = 16
     config.evals.linear_probe = dict(l2=(0.1,), max_iter=3)
     return config
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: pathlib.Path(spec).name)
+def test_a_trial_of_a_few_steps_has_a_schedule(spec):
+    """Whatever the recipe's warm-up, `--config.duration="20 steps"` is all that it takes, and reaches the peak."""
+    config = load_config(spec)
+    config.duration = "20 steps"
+    steps = derive(config, 1_281_167)["steps"]
+    schedule = make_schedule(config, total_steps=steps["duration"], num_examples=1_281_167)
+    rates = np.array(schedule(np.arange(21)))
+    assert steps["duration"] == 20 and rates.max() == pytest.approx(peak_lr(config)) and len(set(rates)) > 5
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: pathlib.Path(spec).name)

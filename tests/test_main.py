@@ -192,7 +192,7 @@ def test_start_from_another_run_at_another_resolution(straight, tmp_path):
         "--config.schedule.warmup=0 steps",
     ]
     misfit = start(tmp_path, "--config=configs/vit_digits.py", *SMALL, *extra, "--config.model.mlp_dim=32")
-    assert "mlp/fc1" in finish(misfit, status=2)[1]
+    assert "model.mlp_dim=32 is 64 there; --config.model.mlp_dim=64" in finish(misfit, status=2)[1]
     out, _ = train(tmp_path, *extra)  # in the same work folder: nothing of the failure stayed
     assert "resized: pos_embed" in out and "dropped" not in out
 

@@ -179,8 +179,8 @@ def test_what_a_config_may_be(tmp_path):
 
 def test_no_setting_is_left_behind(tmp_path):
     before = jax.config.jax_default_matmul_precision
-    with pytest.raises(ConfigError, match="warmup"):
-        vj.train(TINY, tmp_path, {"precision.matmul": "highest", "schedule.warmup": "100 steps"})
+    with pytest.raises(ConfigError, match="warmup_lr"):
+        vj.train(TINY, tmp_path, {"precision.matmul": "highest", "schedule.warmup_lr": -1.0})
     assert jax.config.jax_default_matmul_precision == before and not list(tmp_path.glob("*.json"))
 
 

@@ -70,7 +70,7 @@ CASES = {
     "unknown policy": ([DIGITS, "--workdir={tmp}/w", "--config.data.augment.policy=randomaug"], ["randomaug"]),
     "negative mixup": ([DIGITS, "--workdir={tmp}/w", "--config.data.augment.mixup=-1.0"], ["mixup", "-1"]),
     "decay pattern matches nothing": ([DIGITS, "--workdir={tmp}/w", "--config.optimizer.decay=.*/kernal"], ["kernal"]),
-    "warm-up longer than the run": ([DIGITS, "--workdir={tmp}/w", "--config.schedule.warmup=90 epochs"], ["warmup", "duration"]),
+    "no source to fine-tune": (["--config=mae_digits_finetune", "--workdir={tmp}/w"], ["--config.init_from=SOURCE"]),
     "unmeasured best": ([DIGITS, "--workdir={tmp}/w", "--config.checkpoint.best=classification/top2"], ["classification/top2", "classification/top"]),
     "init_from nowhere": ([DIGITS, "--workdir={tmp}/w", "--config.init_from={tmp}/none"], ["{tmp}/none"]),
     "workdir is a file": ([DIGITS, "--workdir={tmp}/file"], ["{tmp}/file"]),

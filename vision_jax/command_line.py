@@ -17,7 +17,7 @@ import typing
 import warnings
 from collections.abc import Callable, Sequence
 
-from vision_jax.config import Section
+from vision_jax.config import Section, set_key
 from vision_jax.errors import ConfigError, RunError, Stopped, did_you_mean, not_installed
 from vision_jax.files import printable
 from vision_jax.schema import CHOOSE
@@ -207,12 +207,6 @@ def apply_overrides(argv: list[str], config: Section, known: Sequence[str] = ())
         parse_overrides(argv, config, known), key=lambda pair: pair[0].rpartition(".")[2] not in CHOOSE
     ):
         set_key(config, key, value)
-
-
-def set_key(config: Section, key: str, value: object) -> None:
-    """Sets what a dotted key such as "model.width" names; a mapping merges into the section there."""
-    first, *rest = key.split(".")
-    config[first] = functools.reduce(lambda inner, name: {name: inner}, reversed(rest), value)
 
 
 def parse_overrides(argv: list[str], config: Section, known: Sequence[str] = ()) -> list[tuple[str, object]]:

@@ -15,6 +15,7 @@ Unknown keys and wrong types raise `ConfigError` where they are assigned, and na
 imports neither jax nor any model, so that config files load anywhere at once.
 """
 
+import functools
 import json
 import math
 import re
@@ -77,6 +78,11 @@ class Section(MutableMapping, ml_collections.ConfigDict):
     def own_fields(self) -> dict[str, Any]:
         """What is set here of the part's own fields, those of a built-in one with their defaults."""
         return {name: value for name, value in to_dict(self).items() if name not in self._entry.keys}
+
+    @property
+    def explicit(self) -> dict[str, Any]:
+        """What was set here, be it the default, as plain nested dictionaries: neither of a default nor of a part's name."""
+        return {name: value.explicit if isinstance(value, Section) else value for name, value in self._set.items()}
 
     def __setitem__(self, name: str, value: Any) -> None:
         entry = self._schema.get(name) if isinstance(name, str) else None
@@ -171,7 +177,7 @@ class Section(MutableMapping, ml_collections.ConfigDict):
         return f"Section({to_dict(self)!r})"
 
     def __reduce__(self):
-        return _section, (self._path, self.part, to_dict(self))
+        return _section, (self._path, self.part, self.explicit)
 
     def _unknown(self, name: Any, known) -> UnknownKey:
         return UnknownKey(f"unknown config key '{printable(f'{self._path}{name}')}'{did_you_mean(name, known)}")
@@ -190,7 +196,7 @@ class Section(MutableMapping, ml_collections.ConfigDict):
 
 
 def _section(path: str, part: str, values: Mapping) -> Section:
-    """The section at a path such as "data.augment." with other values than the defaults."""
+    """The section at a path such as "data.augment." in which `values` are set."""
     entry: Any = SCHEMA
     for name in path.split(".")[:-1]:
         keys = entry if isinstance(entry, dict) else entry.keys
@@ -273,6 +279,12 @@ def steps_of(duration: str, batch_size: int, num_examples: int, key: str = "dura
     if steps >= limits.STEPS:
         raise ConfigError(f"config key '{key}' must be less than {limits.STEPS:,} steps, got {shown(duration)}")
     return max(round(steps), 1) if steps > 0 else 0
+
+
+def set_key(config: Section, key: str, value: object) -> None:
+    """Sets what a dotted key such as "model.width" names; a mapping merges into the section there."""
+    first, *rest = key.split(".")
+    config[first] = functools.reduce(lambda inner, name: {name: inner}, reversed(rest), value)
 
 
 def leaves(section: Section) -> Iterator[tuple[str, Any]]:

@@ -20,6 +20,7 @@ from vision_jax import limits
 from vision_jax.command_line import Parser, apply_overrides, load_config, report_errors
 from vision_jax.errors import ConfigError
 from vision_jax.planning.topology import CHIPS, ENVIRONMENT, Topology, parse_topology, tpu_devices
+from vision_jax.schema import OF_SOURCE, REQUIRED
 from vision_jax.values import shown
 
 PRESENT = ("", "cpu", "gpu")
@@ -53,7 +54,11 @@ def run(argv: list[str]) -> bool:
     from vision_jax.planning.outlines import outline_source
     from vision_jax.planning.plans import make_plan, search
     from vision_jax.planning.report import format_plan, format_search, to_dict
+    from vision_jax.training.origin import complete, read_origin
 
+    if config.init_from == REQUIRED and config.model.name != OF_SOURCE:
+        config.init_from = ""  # a plan does without
+    config, _ = complete(config, read_origin(config))
     source = outline_source(
         config.data.train, tfds_dir=config.data.tfds_dir, examples=args.examples, classes=args.classes
     )

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vision_jax import parts
-from vision_jax.command_line import load_config, set_key
-from vision_jax.config import Section, from_dict
+from vision_jax.command_line import load_config
+from vision_jax.config import Section, from_dict, set_key
 from vision_jax.errors import ConfigError, Stopped, not_installed
 from vision_jax.weights.work_folder import (
     checkpoint_steps,

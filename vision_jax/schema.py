@@ -48,6 +48,9 @@ SOURCE = (
 IMPORTED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", re.ASCII)  # "package.module:Attribute"
 TASKS = ("classification", "multi_label", "regression", "masked_autoencoding", "contrastive")
 
+REQUIRED = "?"  # as init_from: a source that the user must name
+OF_SOURCE = "init_from"  # as model.name: the model of init_from's source
+
 CHOOSE = ("task", "name", "decay", "kind")  # keys that choose a part, of which others are the fields
 
 # fmt: off
@@ -129,7 +132,7 @@ def _evaluation(kind: str, every: str) -> Part:
 
 SCHEMA = {
     "task": Key("classification", str, "what the model is trained to do", TASKS, imports=True),
-    "model": Part({"name": Key("vit_s16", str, "a name from vision_jax.list_models(), or package.module:Attribute")}, {}, "name"),
+    "model": Part({"name": Key("vit_s16", str, "a name from vision_jax.list_models(), package.module:Attribute, or 'init_from': the model whose weights that is, with a new head")}, {}, "name"),
     "data": {
         "train": Key("digits:train", str | list, f"training source: {SOURCE}"),
         "eval": Key("digits:test", str | list, "source of evaluations that name none, every example of which counts once; its classes are found by name among those of training; empty: none"),
@@ -244,7 +247,7 @@ SCHEMA = {
         "peak_tflops": Key(0.0, float, "peak of one device in TFLOP/s, for MFU; 0: known devices' own"),
         "compile_cache": Key("~/.cache/vision_jax/compile", str, "folder of XLA's compilation cache; empty: off"),
     },
-    "init_from": Key("", str, "what training's parameters start from: a work folder, a checkpoint, a file or folder of weights or an id of the hub; 'image=SOURCE' or 'text=SOURCE': for one tower of a CLIP"),
+    "init_from": Key("", str, "what training's parameters start from: a work folder, a checkpoint, a file or folder of weights or an id of the hub; 'image=SOURCE' or 'text=SOURCE': for one tower of a CLIP; '?': must be given. What neither the config nor its model's name says of the model and of data.image_size, mean, std, interpolation, eval_resize and eval_crop is then as in the source"),
     "seed": Key(0, int, "seed of parameters, data order, augmentation and dropout"),
 }
 # fmt: on

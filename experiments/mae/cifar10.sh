@@ -16,4 +16,4 @@ run() {
 run $pretrain --workdir="$runs/random" --config.duration="1 steps" --config.schedule.warmup="1 steps"
 run $pretrain --workdir="$runs/mae" --config.duration="24 epochs" --config.schedule.warmup="1 epochs" --config.evals.linear_probe.every="6 epochs" --config.evals.reconstruction.every="6 epochs"
 run $finetune --workdir="$runs/finetune" --config.init_from="$runs/mae" --config.duration="10 epochs" --config.schedule.warmup="1 epochs" --config.evals.classification.every="2 epochs"
-run $finetune --workdir="$runs/scratch" --config.optimizer.layer_decay=1.0 --config.duration="10 epochs" --config.schedule.warmup="1 epochs" --config.evals.classification.every="2 epochs"
+run $finetune --workdir="$runs/scratch" --config.init_from= --config.optimizer.layer_decay=1.0 --config.duration="10 epochs" --config.schedule.warmup="1 epochs" --config.evals.classification.every="2 epochs"

@@ -228,6 +228,6 @@ def test_a_run_starts_from_a_folder_of_transformers(vit, tmp_path):
     assert head["kernel"].shape == (32, 10) and np.abs(head["kernel"]).max() < 1e-15
     chex.assert_trees_all_equal(trained["params"], {name: x for name, x in theirs.items() if name != "head"})
     config.model.act = "gelu_tanh"
-    with pytest.raises(ConfigError, match="act='gelu'"):
+    with pytest.raises(ConfigError, match=r"model\.act='gelu_tanh' is 'gelu' there; --config\.model\.act=gelu would"):
         train(config, tmp_path / "other")
     assert not (tmp_path / "other" / "config.json").exists()

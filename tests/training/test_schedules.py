@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from vision_jax.config import base_config
 from vision_jax.errors import ConfigError
-from vision_jax.training.schedules import make_schedule, peak_lr
+from vision_jax.training.schedules import make_schedule, peak_lr, stretches
 
 
 def config_with(batch_size=10, **schedule):
@@ -70,6 +70,23 @@ def test_timescale_is_the_time_to_one_over_root_two():
 def test_linear():
     lr = rates(110, base_lr=1.0, decay="linear", warmup="10 steps", min_lr=0.2)
     np.testing.assert_allclose(lr[[0, 5, 10, 60, 110]], [0, 0.5, 1, 0.6, 0.2], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("keys", "total", "steps"),
+    [
+        ({"warmup": "19 steps"}, 20, (19, 0, 1)),
+        ({"warmup": "10000 steps"}, 20, (10, 0, 1)),
+        ({"warmup": "5 epochs", "update_every": "1 epochs"}, 20, (10, 0, 1)),
+        ({"warmup": "60 steps", "cooldown": "40 steps", "decay": "rsqrt"}, 100, (60, 40, 1)),
+        ({"warmup": "60 steps", "cooldown": "60 steps", "decay": "rsqrt"}, 100, (25, 25, 1)),
+        ({"warmup": "7 steps"}, 1, (0, 0, 1)),
+    ],
+)
+def test_what_is_longer_than_the_training_is_shortened(keys, total, steps):
+    assert tuple(stretches(config_with(**keys), total, 1000).values()) == steps
+    lr = rates(total, base_lr=1.0, **keys)
+    assert np.isfinite(lr).all() and lr[steps[0]] == 1 and lr.max() == 1
 
 
 def test_step_falls_at_its_boundaries_in_any_order():
@@ -133,8 +150,6 @@ def test_bounded_continuous_and_never_rising_after_warmup(decay, total, warmup_s
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"warmup": "101 steps"}, r"'schedule.warmup' \(101 steps: 101 steps\) .* \('duration': 100 steps\)"),
-        ({"warmup": "60 steps", "cooldown": "41 steps", "decay": "rsqrt"}, "'schedule.warmup'.*cooldown'.*101 steps"),
         ({"warmup": "ten steps"}, "'schedule.warmup' must read 'N steps'"),
         ({"decay": "step"}, "'schedule.boundaries' is empty"),
         ({"decay": "step", "boundaries": (30, 60)}, "'schedule.boundaries' must read 'N steps'.*got 30"),

@@ -171,6 +171,11 @@ def model_fields(name: str) -> dict[str, Any]:
     return {**{field: default for field, (_, default) in parts.fields_of(module).items()}, **fields}
 
 
+def named_fields(name: str) -> dict[str, Any]:
+    """The fields in which that name differs from its family; {} for a family's own name and for parts of one's own."""
+    return dict(MODELS.get(name, (name, {}))[1])
+
+
 def _registered(name: str) -> tuple[Any, dict[str, Any]]:
     """What makes the model of a name, and its fields; a family's own name has none."""
     family, fields = MODELS.get(name, (name, {}))

@@ -21,7 +21,7 @@ from vision_jax.training.start import Start
 from vision_jax.training.terminal import duration, number
 from vision_jax.values import shown
 
-WIDTH, MOST = 100, 8  # columns, and lines of changed keys
+WIDTH, MOST, MOST_TAKEN = 100, 8, 5  # columns, and lines of changed keys and of those from init_from
 _LABEL = 11  # columns
 _DOING = {
     "init": "starting",
@@ -54,7 +54,8 @@ def opening(start: Start, workdir: pathlib.Path, step: int, verbose: bool = Fals
         ("training", f"{derived['steps']['duration']:,} steps of {config.batch_size}, {epochs:.3g} epochs"),
         ("devices", f"{devices.size} x {devices.flat[0].device_kind}" + (f", mesh {mesh}" if mesh else "")),
         *([("start from", config.init_from)] if config.init_from else []),
-        ("changed", _changed(config)),
+        ("from there", _listed([f"{key}={_text(value)}" for key, value in start.taken.items()], MOST_TAKEN)),
+        ("changed", _changed(config, start.taken)),
         ("work folder", str(workdir)),
         ("continuing", f"from step {step:,}" if step else ""),
     ]
@@ -105,17 +106,22 @@ def _parameters(setup: Setup) -> tuple[int, int]:
     return sum(jax.tree.leaves(sizes)), sum(jax.tree.leaves(trained))
 
 
-def _changed(config) -> str:
-    """The keys of the config that are not at their defaults, in at most `MOST` lines."""
+def _changed(config, taken: Mapping[str, Any]) -> str:
+    """The keys of the config that are not at their defaults, nor `taken` from where training starts."""
     changed = [
         f"{key}={_text(value)}"
         for key, value, entry in typed_leaves(config)
-        if key not in _SHOWN_ELSEWHERE and (entry is None or value != entry.default)
+        if key not in (*_SHOWN_ELSEWHERE, *taken) and (entry is None or value != entry.default)
     ]
-    lines = _filled(changed, WIDTH - _LABEL - 2)
-    if len(lines) > MOST:
-        rest = sum(len(line) for line in lines[MOST - 1 :])
-        lines = [*lines[: MOST - 1], [f"... {rest} more in config.json"]]
+    return _listed(changed, MOST)
+
+
+def _listed(words: Sequence[str], most: int) -> str:
+    """The words in at most so many lines."""
+    lines = _filled(words, WIDTH - _LABEL - 2)
+    if len(lines) > most:
+        rest = sum(len(line) for line in lines[most - 1 :])
+        lines = [*lines[: most - 1], [f"... {rest} more in config.json"]]
     return ("\n" + " " * (_LABEL + 2)).join("  ".join(line) for line in lines)
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from vision_jax.config import Section, leaves
 from vision_jax.data.fingerprints import changes
 from vision_jax.errors import ConfigError, did_you_mean
+from vision_jax.training.origin import Origin, recorded_origin
 from vision_jax.weights.work_folder import read_run_config, read_run_record
 
 # Keys and sections that may change between two starts, and why. docs/guarantees.md has the same table.
@@ -47,6 +48,7 @@ class Earlier(NamedTuple):
     target_names: tuple[str, ...]
     data: dict[str, Any]  # the fingerprint of the training data; {} where it was not kept
     accepted: tuple[dict, ...]
+    origin: Origin | None  # what the source of its init_from said of itself
 
 
 def read_earlier(workdir: pathlib.Path) -> Earlier | None:
@@ -59,6 +61,7 @@ def read_earlier(workdir: pathlib.Path) -> Earlier | None:
         *(tuple(record["derived"].get(key, ())) for key in ("class_names", "target_names")),
         record["derived"].get("data", {}),
         tuple(record["accepted"]),
+        recorded_origin(workdir),
     )
 
 

@@ -42,14 +42,19 @@ class InitReport(NamedTuple):
         return "\n".join(lines)
 
 
+def split_tower(spec: str) -> tuple[str, str]:
+    """(tower, source) of "SOURCE", "image=SOURCE" or "text=SOURCE"."""
+    tower, _, rest = spec.partition("=")
+    return (tower, rest) if tower in TOWERS else ("", spec)
+
+
 def open_init_source(spec: str, model, image_size) -> tuple[str, WeightsSource]:
     """(tower, source) of `config.init_from`: "SOURCE", or "image=SOURCE" and "text=SOURCE" for one tower of a CLIP alone.
 
     What a bare file leaves open, as the number of heads, is taken to be as in `model`, which shall start from it on images
     of `image_size`. Raises ConfigError where there is no such source, or it is none.
     """
-    tower, _, rest = spec.partition("=")
-    tower, path = (tower, rest) if tower in TOWERS else ("", spec)
+    tower, path = split_tower(spec)
     wanted = _image_tower(model) if tower == "image" else model
     wishes = {field.name: getattr(wanted, field.name) for field in dataclasses.fields(wanted)}
     wishes |= {"image_size": image_size, "name": "vit" if isinstance(wanted, ViT) else None}
@@ -86,6 +91,8 @@ def init_from(spec: str, model, image_size, fresh: dict, class_names: Sequence[s
         given, told = loaded["params"], ""
         if not tower and "head" in given and "head" in fresh["params"]:
             head, told = head_by_name(given["head"], fresh["params"]["head"], source.class_names, class_names)
+            if getattr(theirs, "representation_size", None) != getattr(model, "representation_size", None):
+                head, told = no_head(head), "the head is new, since the layer before it is another"
             given = {**given, "head": head}
         params, report = merge(given, source.image_size, model, image_size, fresh["params"], source.resampling)
     except ConfigError as error:
@@ -111,7 +118,7 @@ def head_by_name(head: dict, fresh: dict, theirs: Sequence[str], ours: Sequence[
     if unknown := [name for name in ours if counts[name] != 1]:
         why = "several classes" if counts[unknown[0]] else "no class"
         line = f"the head is new, since the source, whose classes are {some(theirs)}, has {why} {some(unknown)}"
-        return {name: x[..., :0] for name, x in head.items()}, line
+        return no_head(head), line
 
     def columns(x: np.ndarray) -> np.ndarray:
         padding = np.zeros((*x.shape[:-1], outputs - len(ours)), x.dtype)
@@ -119,6 +126,11 @@ def head_by_name(head: dict, fresh: dict, theirs: Sequence[str], ours: Sequence[
 
     line = f"the head is taken by the names of classes: {len(ours)} of the source's {len(theirs)}"
     return {name: columns(np.asarray(x)) for name, x in head.items()}, line
+
+
+def no_head(head: dict) -> dict:
+    """Arrays [..., 0] of a head's [..., C], which fit nothing."""
+    return {name: x[..., :0] for name, x in head.items()}
 
 
 def _image_tower(model):

@@ -20,6 +20,8 @@ from vision_jax.tasks import make_task
 from vision_jax.training.announcing import closing, opening
 from vision_jax.training.checkpoints import Checkpoints, check_structure
 from vision_jax.training.distributed import check_shared, from_first, is_writer
+from vision_jax.training.notes import notes
+from vision_jax.training.origin import complete, recorded_origin
 from vision_jax.training.partitioning import make_mesh, replicated
 from vision_jax.training.profiling import Profiler
 from vision_jax.training.reporting import Means, Reporter, is_picture
@@ -66,6 +68,8 @@ def train(
                 terminal.say(closing(done or {}, workdir, setup.task, embedded))
                 return done or {}
             terminal.say(opening(start, workdir, int(state.step), verbose))
+            for line in notes(start):
+                terminal.say(line)
             with _reporting(setup, workdir, int(state.step), spans, callbacks, terminal) as (reporter, profiler):
                 with spans("compile"), terminal.timed("compiling the training step"):
                     step_fn = compile_step(setup)
@@ -302,6 +306,7 @@ def evaluate(config, workdir: pathlib.Path, checkpoint: str = "last", told: bool
     mesh = make_mesh(config)
     if folder.name.isdecimal():
         folder = folder.with_name(str(from_first(int(folder.name))))
+    config, _ = complete(config, recorded_origin(folder.parent.parent))
     task = make_task(config, learned_labels(folder.parent.parent, config))
     evaluators = make_evaluators(task, config, mesh)
     if not evaluators:

@@ -12,12 +12,12 @@ from vision_jax.errors import ConfigError
 from vision_jax.models.stacking import path_name
 from vision_jax.patterns import path_pattern
 
-# tower/stages_2/blocks_5/..., and tower/blocks/... for a stack of scanned layers
-_BLOCK = re.compile(r"(?P<tower>(?:[^/]+/)*?)(?:stages_(?P<stage>\d+)/)?blocks(?:_(?P<block>\d+))?/.*")
+# tower/stages_2/blocks_5/..., units_5 of a ResNet, and tower/blocks/... for a stack of scanned layers
+_BLOCK = re.compile(r"(?P<tower>(?:[^/]+/)*?)(?:stages_(?P<stage>\d+)/)?(?:blocks|units)(?:_(?P<block>\d+))?/.*")
 _STAGE = re.compile(r"stages_(\d+)/")
 _STEM = re.compile(
     r"(cls(_token)?|class_embed(ding)?|pos(itional)?_embed(ding)?|patch_embed(ding)?|patch_norm|token_embed(ding)?|embedding"
-    r"|reg(ister)?s|reg(ister)?_tokens?|mask_token|norm_pre|ln_pre|pre_norm|stem|backbone)(/.*)?"
+    r"|reg(ister)?s|reg(ister)?_tokens?|mask_token|norm_pre|ln_pre|pre_norm|stem|backbone|conv\d|bn\d)(/.*)?"
 )
 
 

@@ -37,21 +37,21 @@ def make_schedule(config, *, total_steps: int, num_examples: int) -> Callable[[j
     - from w on: `min_lr` + (peak - `min_lr`) times the decay's factor at (t - w) / (T - w); see `decays`.
     - the last `cooldown` steps are multiplied by (T - t) / cooldown.
 
-    `update_every` holds each value for so many steps: the rate of step t is that of the last multiple of it.
+    `update_every` holds each value for so many steps: the rate of step t is that of the last multiple of it. What is longer
+    than the training is shortened first, see `stretches`.
 
     Args:
       config: the whole config; reads `schedule` and `batch_size`.
       total_steps: length of the training in updates.
       num_examples: examples in an epoch, by which durations in epochs become steps.
     Raises:
-      ConfigError where the parts of the schedule do not fit into the training, or a key is set that the decay ignores.
+      ConfigError where a value makes no sense, or a key is set that the decay ignores.
     """
     schedule, peak = config.schedule, peak_lr(config)
-    steps = functools.partial(_steps, config, num_examples)
-    warmup, hold = steps("warmup"), steps("update_every")
+    warmup, cooldown, hold = stretches(config, total_steps, num_examples).values()
     built_in = schedule.decay in DECAYS
-    cooldown, min_lr = (steps("cooldown"), schedule.min_lr) if built_in else (0, 0.0)
-    _check(schedule, total_steps, warmup, cooldown, hold)
+    min_lr = schedule.min_lr if built_in else 0.0
+    _check(schedule, cooldown, hold)
     span = max(total_steps - warmup, 1)
     decay = _decay(schedule, _shares(config, num_examples, warmup, span) if built_in else schedule.own_fields)
 
@@ -65,6 +65,20 @@ def make_schedule(config, *, total_steps: int, num_examples: int) -> Callable[[j
         return rate.astype(jnp.float32)
 
     return learning_rate
+
+
+def stretches(config, total_steps: int, num_examples: int) -> dict[str, int]:
+    """The schedule's warmup, cooldown and update_every in steps.
+
+    A warm-up and a cool-down that together are longer than the training, as in a trial of a few steps, take half of it, in
+    their proportion; a rate that would be held for all of it is held for a step.
+    """
+    built_in = config.schedule.decay in DECAYS
+    warmup, hold = (_steps(config, num_examples, key) for key in ("warmup", "update_every"))
+    cooldown = _steps(config, num_examples, "cooldown") if built_in else 0
+    if (both := warmup + cooldown) > total_steps:
+        warmup, cooldown = (steps * total_steps // (2 * both) for steps in (warmup, cooldown))
+    return {"warmup": warmup, "cooldown": cooldown, "update_every": 1 if hold > total_steps else hold}
 
 
 def _steps(config, num_examples: int, key: str, duration: str | None = None) -> int:
@@ -99,17 +113,7 @@ def _decay(schedule, fields: Mapping[str, Any]) -> Decay:
     return decay
 
 
-def _check(schedule, total_steps: int, warmup: int, cooldown: int, hold: int) -> None:
-    if warmup > total_steps:
-        raise ConfigError(
-            f"config key 'schedule.warmup' ({schedule.warmup}: {warmup} steps) is longer than the training"
-            f" ('duration': {total_steps} steps)"
-        )
-    if warmup + cooldown > total_steps:
-        raise ConfigError(
-            f"config keys 'schedule.warmup' ({schedule.warmup}) and 'schedule.cooldown' ({schedule.cooldown}) take"
-            f" {warmup + cooldown} steps together, longer than the training ('duration': {total_steps} steps)"
-        )
+def _check(schedule, cooldown: int, hold: int) -> None:
     if hold < 1:
         raise ConfigError(
             f"config key 'schedule.update_every' must be at least one step, got {schedule.update_every!r}"

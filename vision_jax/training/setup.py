@@ -28,7 +28,7 @@ from vision_jax.training.partitioning import (
     replicated,
     state_shardings,
 )
-from vision_jax.training.schedules import make_schedule, peak_lr
+from vision_jax.training.schedules import make_schedule, peak_lr, stretches
 from vision_jax.training.state import TrainState, create_state, rng_stream
 from vision_jax.training.step import accumulated_gradients, train_step
 
@@ -70,7 +70,9 @@ def prepare(config, devices=None, task=None, source=None) -> Setup:
     task = task or make_task(config, source)
     config, reader = task.config, task.reader(source, train=True)
     check_heads(task.model, mesh)
-    schedule = make_schedule(config, total_steps=derived["steps"]["duration"], num_examples=derived["train_examples"])
+    total = derived["steps"]["duration"]
+    schedule = make_schedule(config, total_steps=total, num_examples=len(source))
+    derived["steps"] |= {f"schedule.{key}": steps for key, steps in stretches(config, total, len(source)).items()}
 
     params = jax.eval_shape(lambda: init_variables(config, task))["params"]
     optimizer = make_optimizer(config, params, schedule)

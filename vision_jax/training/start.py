@@ -22,6 +22,7 @@ from vision_jax.training.continuing import RESTART, Accepted, Earlier
 from vision_jax.training.distributed import fetch, is_writer, place
 from vision_jax.training.initialization import init_from, open_init_source
 from vision_jax.training.lock import WriterLock
+from vision_jax.training.origin import Origin, complete, read_origin
 from vision_jax.training.setup import Setup, prepare
 from vision_jax.training.state import TrainState
 from vision_jax.training.targets import check_targets
@@ -37,6 +38,8 @@ class Start(NamedTuple):
     data: dict[str, Any]  # the fingerprint of the training data, in process 0
     earlier: Earlier | None  # the run that the work folder holds already
     accepted: list[Accepted]
+    origin: Origin | None  # what the source of config.init_from said of itself
+    taken: dict[str, Any]  # by dotted key, what the config has from it
 
 
 def locked(workdir: pathlib.Path) -> contextlib.AbstractContextManager:
@@ -48,6 +51,8 @@ def check(config, workdir: pathlib.Path, accept: Sequence[str]) -> Start:
     """Everything that can be known to be wrong before a step is compiled raises ConfigError here; nothing is written."""
     continuing.check_accept(accept, config)
     earlier, accepted, task = continuing.read_earlier(workdir), [], None
+    origin = earlier.origin if earlier else read_origin(config)
+    config, taken = complete(config, origin)
     source = open_source(config.data.train, tfds_dir=config.data.tfds_dir)
     data = fingerprint(source) if is_writer() else {}
     if earlier:
@@ -63,7 +68,7 @@ def check(config, workdir: pathlib.Path, accept: Sequence[str]) -> Start:
     evaluators = make_evaluators(setup.task, setup.config, setup.mesh)
     check_best(setup.config, evaluators)
     check_targets(setup.config.log)
-    return Start(setup, evaluators, data, earlier, accepted)
+    return Start(setup, evaluators, data, earlier, accepted, origin, taken)
 
 
 def check_best(config, evaluators: dict) -> None:
@@ -134,6 +139,7 @@ def save_record(start: Start, workdir: pathlib.Path, step: int) -> None:
         "class_names": setup.task.labels.class_names,
         "target_names": setup.task.labels.target_names,
         "activation": setup.task.activation,
+        "origin": start.origin and start.origin._asdict(),
         "data": start.data,
     }
     new = [{"key": key, "was": was, "is": now, "step": step} for key, was, now in start.accepted]

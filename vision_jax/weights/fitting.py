@@ -13,7 +13,7 @@ from vision_jax.weights.families.swin_layout import learned_windows
 
 HEAD = "head/"
 # Fields that change what the same parameters compute, but not their shapes.
-_UNSEEN = ("act", "norm_eps", "num_heads", "text_act", "text_num_heads", "text_causal", "text_pool")
+UNSEEN = ("act", "norm_eps", "num_heads", "text_act", "text_num_heads", "text_causal", "text_pool")
 
 
 class Fitted(NamedTuple):
@@ -67,7 +67,7 @@ def fit(params: Mapping, from_size: Pair, model, to_size: Pair, shapes: Mapping,
 
 def check_functions(theirs, ours) -> None:
     """Raises ConfigError naming a field in which two models compute something else from the same parameters."""
-    for field in _UNSEEN:
+    for field in UNSEEN:
         have, want = (getattr(model, field, None) for model in (theirs, ours))
         if None not in (have, want) and have != want:
             raise ConfigError(f"its weights are of a model with {field}={have!r}, and this one has {want!r}")
