@@ -10,6 +10,7 @@ import tarfile
 import pytest
 
 REPO = pathlib.Path(__file__).parents[1]
+COMMANDS = ("train", "eval", "predict", "convert", "plan", "visualize", "runs", "plot", "report")
 NAMES = sorted(path.stem for path in REPO.glob("configs/*.py"))
 
 
@@ -84,10 +85,10 @@ def test_every_shipped_config_loads(run):
 @pytest.mark.parametrize("arguments", [[], ["--help"]])
 def test_help_names_the_commands_and_configs(vision_jax, arguments):
     words = vision_jax(*arguments).replace(",", " ").split()
-    assert {"train", "eval", "predict", "convert", "plan", "visualize", *NAMES} <= set(words)
+    assert {*COMMANDS, *NAMES} <= set(words)
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "predict", "convert", "plan", "visualize"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_helps(vision_jax, command):
     assert f"usage: vision-jax {command} [-h" in vision_jax(command, "--help")
 

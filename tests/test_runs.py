@@ -110,7 +110,7 @@ def test_a_plot_has_a_panel_a_metric(quiet):
     assert {"train/loss", "part/top1", "classification/loss"} <= set(titles) and "part/examples" not in titles
     (axis,) = quiet.plot("part/top1").axes
     np.testing.assert_array_equal(axis.lines[0].get_xydata(), np.stack(quiet.history["part/top1"], axis=1))
-    with pytest.raises(ConfigError, match="classification/top1"):
+    with pytest.raises(ConfigError, match="did you mean 'classification/top5'"):
         quiet.plot("classification/top2")
 
 

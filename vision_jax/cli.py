@@ -17,6 +17,9 @@ COMMANDS = {
     "convert": "weights from one project's format into another's",
     "plan": "whether a config fits devices that need not be there, and how long it takes",
     "visualize": "what a masked autoencoder makes of pictures",
+    "runs": "a table of runs: what they measured, where they differ",
+    "plot": "curves of runs",
+    "report": "all about a run on one page",
 }
 
 

@@ -74,7 +74,7 @@ def run(argv: list[str], modes: Sequence[str] = ("train", "eval")) -> None:
         from vision_jax.training import loop
 
         if args.mode == "train":
-            loop.train(config, workdir, args.accept, verbose=args.verbose)
+            loop.train(config, workdir, args.accept, verbose=args.verbose, name=args.config)
         else:
             loop.evaluate(config, workdir, args.checkpoint)
 

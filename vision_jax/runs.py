@@ -1,37 +1,39 @@
-"""Training, and what came of it, from Python: a script, a notebook, a loop of one's own.
+"""Training, and what came of it, from Python: a script, a notebook, a loop of one's own. As a command: a table of runs.
 
 run = vj.train("vit_digits", overrides={"batch_size": 32, "model.width": 64})
 run.history["classification/top1"].value, run.variables, run.predict("seven.png")
 """
 
 import copy
-import json
+import os
 import pathlib
+import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from vision_jax import parts
-from vision_jax.command_line import load_config
+from vision_jax.command_line import Parser, load_config, report_errors
 from vision_jax.config import Section, from_dict, set_key
-from vision_jax.errors import ConfigError, Stopped, not_installed
+from vision_jax.errors import Stopped, not_installed
+from vision_jax.reports.records import Series, read_history, read_record, read_records, read_summary
+from vision_jax.reports.tables import table_of_runs
 from vision_jax.weights.work_folder import (
     checkpoint_steps,
     learned_labels,
     local_folder,
-    metric_rows,
     outputs_of,
     read_run_config,
 )
 
+OF_THE_COMMAND = """Prints what runs are, how far they are, what they measured last and where their configs differ.
 
-class Series(NamedTuple):
-    """What was reported of a metric: step int[n], value float[n], NaN where it was not finite."""
+    vision-jax runs runs/digits             # one alone: beside the defaults
+    vision-jax runs runs                    # all in a folder
 
-    step: np.ndarray
-    value: np.ndarray
+The state is "running" where a process trains it, "finished", or "stopped" at the step that is saved.
+"""
 
 
 def train(
@@ -66,11 +68,12 @@ def train(
     Raises:
         ConfigError: for what cannot run; RunError: where something outside the config ends it.
     """
+    name = str(config) if isinstance(config, str | pathlib.Path) else ""
     config, objects = as_config(config), _objects(model, task, train_data, eval_data, evaluators)
     for key, value in [*map(_place, objects), *(overrides or {}).items()]:
         set_key(config, key, value)
     folder = tempfile.mkdtemp(prefix="vision_jax_") if workdir is None else workdir
-    return Run(folder, objects, config)._train(accept, callbacks)
+    return Run(folder, objects, config, name)._train(accept, callbacks)
 
 
 def as_config(config: str | pathlib.Path | Mapping) -> Section:
@@ -117,8 +120,9 @@ def evaluate(
 class Run:
     """A run in its work folder. What it says is read when it is asked for, so that one under way tells how far it is."""
 
-    def __init__(self, workdir: str | pathlib.Path, objects: Mapping[str, Any] | None = None, config=None):
-        self.workdir, self._objects, self._config = local_folder(workdir), dict(objects or {}), config
+    def __init__(self, workdir: str | pathlib.Path, objects: Mapping[str, Any] | None = None, config=None, name=""):
+        """config, name: what it shall train, and what that is called."""
+        self.workdir, self._objects, self._config, self._name = local_folder(workdir), dict(objects or {}), config, name
 
     def __repr__(self) -> str:
         state = f"finished, {self.step} steps" if self.summary else f"at step {self.step}"
@@ -132,12 +136,7 @@ class Run:
     @property
     def history(self) -> dict[str, Series]:
         """What metrics.jsonl holds, by metric."""
-        found: dict[str, list] = {}
-        for row in metric_rows(self.workdir):
-            for name, value in row.items():
-                if name != "step":
-                    found.setdefault(name, []).append((row["step"], np.nan if value is None else value))
-        return {name: Series(*map(np.array, zip(*points, strict=True))) for name, points in found.items()}
+        return read_history(self.workdir)
 
     @property
     def step(self) -> int:
@@ -147,8 +146,7 @@ class Run:
     @property
     def summary(self) -> dict[str, Any]:
         """summary.json of a run that has ended, {} before."""
-        path = self.workdir / "summary.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        return read_summary(self.workdir)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -197,30 +195,17 @@ class Run:
         self._config = config
         return self._train(accept, callbacks)
 
-    def plot(self, *metrics: str):
-        """A matplotlib figure of metrics over steps, by default all losses and what evaluations measured, one panel each."""
+    def plot(self, *metrics: str, over: str = "step"):
+        """A matplotlib figure of metrics, by default losses and what evaluations measured: see `reports.curves.draw`."""
+        from vision_jax.reports.curves import draw
+
         try:
             import matplotlib.pyplot as plt
         except ImportError:
             raise not_installed("run.plot", "matplotlib") from None
-        history = self.history
-        if unknown := [name for name in metrics if name not in history]:
-            raise ConfigError(f"run.plot: {unknown[0]!r} is not reported; known: {', '.join(history)}")
-        names = metrics or [name for name in history if not name.startswith("train/") or name == "train/loss"]
-        names = [name for name in names if not name.endswith("/examples")]
-        if not names:
-            raise ConfigError(f"run.plot: {self.workdir} has no metrics yet")
-        columns = min(len(names), 3)
-        figure, axes = plt.subplots(
-            -(-len(names) // columns), columns, figsize=(4 * columns, 3 * -(-len(names) // columns)), squeeze=False
-        )
-        for axis, name in zip(axes.flat, names, strict=False):
-            axis.plot(*history[name], marker="o" if len(history[name].step) < 20 else None, markersize=3)
-            axis.set(title=name, xlabel="step")
-        for axis in axes.flat[len(names) :]:
-            axis.set_axis_off()
-        figure.tight_layout()
-        plt.close(figure)  # a notebook shows it as the cell's value, once
+        figure = plt.figure(layout="constrained")  # pyplot's, which a notebook knows how to show: as the cell's value,
+        plt.close(figure)  # and not once more by itself
+        draw(figure, [read_record(self.workdir)], metrics, over)
         return figure
 
     def _task(self):
@@ -235,7 +220,23 @@ class Run:
 
         try:
             with parts.given(self._objects):
-                train(self._config, self.workdir, accept, callbacks=callbacks, embedded=True)
+                train(self._config, self.workdir, accept, callbacks=callbacks, embedded=True, name=self._name)
         except Stopped as stop:
             print(f"{stop}; run.resume() goes on")
         return self
+
+
+@report_errors
+def main() -> None:
+    parser = Parser("vision-jax runs", description=OF_THE_COMMAND)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="work folders, or folders of them")
+    records = read_records(parser.parse_args().runs)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 120
+    try:
+        print(table_of_runs(records, width), flush=True)
+    except BrokenPipeError:  # by `| head`, which has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""Writes what a masked autoencoder makes of pictures: the picture, its visible part, the prediction, both together.
+"""Draws what a masked autoencoder makes of pictures: the picture, its visible part, the prediction, both together.
 
     vision-jax visualize --workdir=runs/mae                        # of the first evaluation images
     vision-jax visualize --workdir=runs/mae --images=cat.jpg,holidays --out=mine.png
@@ -14,15 +14,21 @@ from vision_jax.files import user_path
 
 
 def visualize(
-    workdir: pathlib.Path, checkpoint: str, names: list[str], count: int, seed: int, out: pathlib.Path
+    workdir: pathlib.Path,
+    checkpoint: str,
+    names: list[str],
+    count: int,
+    seed: int,
+    out: pathlib.Path,
+    landscape: bool = False,
 ) -> None:
-    """Reconstructs `count` pictures with the model of a run and writes the grid to `out`."""
+    """Reconstructs `count` pictures with the model of a run and writes the grid to `out`: see `reconstruction.sheet`."""
     import jax
 
     from vision_jax.data import open_source
     from vision_jax.data.images import eval_transform
     from vision_jax.data.sources.pictures import Pictures
-    from vision_jax.evaluation.reconstruction import fixed_noise, picture_grid, readable_images, views
+    from vision_jax.evaluation.reconstruction import fixed_noise, readable_images, sheet, views
     from vision_jax.tasks import make_task
     from vision_jax.tasks.masked_autoencoding import MaskedAutoencoding
     from vision_jax.training.setup import process_settings
@@ -40,7 +46,7 @@ def visualize(
     with process_settings(config):
         psnr, pictures = jax.device_get(jax.jit(lambda *args: views(task, *args))(variables, images, noise))
     try:
-        write_picture(out, picture_grid(pictures))
+        write_picture(out, sheet(task.model, psnr, pictures, landscape))
     except OSError as error:
         raise ConfigError(f"--out: cannot write {out}: {error.strerror}") from error
     print(f"{out}: {len(images)} pictures, PSNR of the hidden pixels {psnr.mean():.2f} dB")
@@ -55,6 +61,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=8, help="pictures at most (default: 8)")
     parser.add_argument("--seed", type=int, default=0, help="which patches are hidden (default: 0)")
     parser.add_argument("--out", default="", help="PNG to write (default: WORKDIR/pictures/visualize.png)")
+    parser.add_argument("--landscape", action="store_true", help="a column for each picture instead of a row")
     args = parser.parse_args()
     if args.count < 1:
         raise ConfigError(f"--count must be at least 1, got {args.count}")
@@ -63,7 +70,7 @@ def main() -> None:
     workdir = user_path(args.workdir)
     out = user_path(args.out) if args.out else workdir / "pictures" / "visualize.png"
     names = [name for name in args.images.split(",") if name]
-    visualize(workdir, args.checkpoint, names, args.count, args.seed, out)
+    visualize(workdir, args.checkpoint, names, args.count, args.seed, out, args.landscape)
 
 
 if __name__ == "__main__":

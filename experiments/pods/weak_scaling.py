@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from plan_all import GIB, HERE, plan, write_table
 
+from vision_jax.reports.curves import COLORS
+
 RECORD = HERE / "weak_scaling.jsonl"
 SLICES = {4: "v5e:2x2", 16: "v5e:4x4", 64: "v5e:8x8", 256: "v5e:16x16"}
 
@@ -69,24 +71,23 @@ def format_table(rows: list[dict]) -> str:
 
 
 def plot(rows: list[dict], path: pathlib.Path) -> None:
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    for case in CASES:
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for case, color, marker in zip(CASES, COLORS, "os^", strict=False):
         of_case = [row for row in rows if row["name"] == case.name]
         chips = [row["devices"] for row in of_case]
         for axis, values in zip(axes, ([r["flops_per_device"] for r in of_case], map(received, of_case)), strict=True):
             values = list(values)
-            axis.plot(chips, [value / values[0] for value in values], "o-", label=case.name)
-    for axis, title in zip(axes, ("FLOPs of a chip", "bytes that a chip receives"), strict=True):
-        axis.set(title=f"{title}, of those on 4 chips", xlabel="chips, batch in proportion", xscale="log", ylim=(0, 3))
+            axis.plot(chips, [value / values[0] for value in values], f"{marker}-", color=color, label=case.name)
+    for axis, title in zip(axes, ("FLOPs of a chip in a step", "bytes that a chip receives in a step"), strict=True):
+        axis.set(title=title, xlabel="chips, the batch in proportion", ylabel="times those on 4 chips")
+        axis.set(xscale="log", ylim=(0, 3))
         axis.set_xticks(list(SLICES), list(map(str, SLICES)))
         axis.minorticks_off()
         axis.grid(alpha=0.3)
-    axes[0].legend(loc="lower left")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, dpi=110)
 
 

@@ -12,7 +12,8 @@ from vision_jax.data import open_source
 from vision_jax.data.images import decode, eval_transform
 from vision_jax.errors import ConfigError
 from vision_jax.evaluation import make_evaluator
-from vision_jax.evaluation.reconstruction import fixed_noise, picture_grid, readable_images
+from vision_jax.evaluation.picture_grid import GAP, SIDE, TEXT, picture_grid
+from vision_jax.evaluation.reconstruction import fixed_noise, readable_images
 from vision_jax.tasks import make_task
 from vision_jax.training.loop import train
 from vision_jax.training.partitioning import make_mesh
@@ -46,6 +47,12 @@ def made():
     return task, jax.device_get(jax.jit(task.init)(jax.random.key(0), batch))
 
 
+def cell(grid, row, column, height, width):
+    """One of the pictures of an upright grid."""
+    top, left = 2 * GAP + TEXT + row * (height + GAP), GAP + column * (width + GAP)
+    return grid[top : top + height, left : left + width]
+
+
 def evaluator(task, config, devices=8):
     mesh = make_mesh(config, jax.devices()[:devices])
     return make_evaluator("reconstruction", config.evals.reconstruction, task, config, mesh)
@@ -63,14 +70,14 @@ def by_hand(task, variables, config):
     values, pictures = [], []
     for image, guess, hidden in zip(images / 255, predicted, np.asarray(mask), strict=True):
         assert hidden.sum() == 3
-        errors, visible, pasted = [], image.copy(), image.copy()
+        errors, visible, missing, together = [], image.copy(), np.full_like(image, 0.5), image.copy()
         for row, column in np.ndindex(2, 3):
             if hidden[row * 3 + column]:
                 patch = np.s_[row * 4 : row * 4 + 4, column * 4 : column * 4 + 4]
                 errors += ((guess[patch] - image[patch]) ** 2).ravel().tolist()
-                visible[patch], pasted[patch] = 0.5, guess[patch]
+                visible[patch], missing[patch], together[patch] = 0.5, guess[patch], guess[patch]
         values.append(-10 * np.log10(np.mean(errors)))
-        pictures.append(np.stack([image, visible, guess, pasted]))
+        pictures.append(np.stack([image, visible, missing, together]))
     return np.mean(values), np.stack(pictures) * 255
 
 
@@ -80,15 +87,11 @@ def test_psnr_and_pictures_by_hand(config, made):
     assert set(result) == {"psnr", "reconstruction"}
     np.testing.assert_allclose(result["psnr"], psnr, rtol=1e-5)
     grid = result["reconstruction"]
-    # 8 x 12 pixels twelvefold, so that the shorter side has 96; 4 pixels of white around each.
-    assert grid.dtype == np.uint8 and grid.shape == (4 + 5 * (96 + 4), 4 + 4 * (144 + 4), 3)
-    shown = np.zeros(grid.shape[:2], bool)
+    # 8 x 12 pixels twentyfold, so that the shorter side has 160; titles above them, the PSNR beside them.
+    assert grid.dtype == np.uint8 and len(grid) == 2 * GAP + TEXT + 5 * (160 + GAP)
     for row, column in np.ndindex(5, 4):
-        tile = np.s_[4 + row * 100 : row * 100 + 100, 4 + column * 148 : column * 148 + 148]
-        shown[tile] = True
-        expected = np.kron(pictures[row, column], np.ones((12, 12, 1)))
-        assert np.abs(grid[tile] - expected).max() <= 0.51
-    assert (grid[~shown] == 255).all()
+        expected = np.kron(pictures[row, column], np.ones((20, 20, 1)))
+        assert np.abs(cell(grid, row, column, 160, 240) - expected).max() <= 0.51
 
 
 def test_devices_batches_and_calls_change_nothing(config, made):
@@ -147,13 +150,28 @@ def test_broken_images_are_passed_over_and_named(config, capsys):
         readable_images(Broken(), transform, 3)
 
 
-@pytest.mark.parametrize(("side", "scale"), [(96, 1), (200, 1), (95, 2), (32, 3)])
+@pytest.mark.parametrize(("side", "scale"), [(SIDE, 1), (200, 1), (SIDE - 1, 2), (32, 5)])
 def test_small_pictures_are_enlarged_by_whole_pixels(side, scale):
-    picture = np.random.default_rng(0).integers(0, 255, (1, 2, side, side, 3), np.uint8)
-    grid = picture_grid(picture)
-    assert grid.shape == (8 + side * scale, 12 + 2 * side * scale, 3)
-    np.testing.assert_array_equal(grid[4:-4:scale, 4 : 4 + side * scale : scale], picture[0, 0])
-    np.testing.assert_array_equal(grid[4 + scale - 1 : -4 : scale, -4 - side * scale : -4 : scale], picture[0, 1])
+    pictures = np.random.default_rng(0).integers(0, 255, (3, 2, side, side, 3), np.uint8)
+    grid, size = picture_grid(pictures, ["first", "second"], ["a", "b", "c"]), side * scale
+    for row, column in np.ndindex(3, 2):
+        shown = cell(grid, row, column, size, size)
+        np.testing.assert_array_equal(shown[::scale, ::scale], pictures[row, column])
+        np.testing.assert_array_equal(shown[scale - 1 :: scale, scale - 1 :: scale], pictures[row, column])
+
+
+def test_words_say_what_a_picture_is_whichever_way_it_lies():
+    pictures = np.full((3, 2, SIDE, SIDE, 3), 255, np.uint8)  # white, so that only words are black
+    words = [["first", "second"], ["1 dB", "2 dB", "3 dB"]]
+    upright, landscape = (picture_grid(pictures, *words, landscape=lies) for lies in (False, True))
+    assert upright.shape[0] > upright.shape[1] and landscape.shape[0] < landscape.shape[1]
+    columns, rows = (np.flatnonzero((upright < 128).any((2, axis))) for axis in (0, 1))
+    assert (columns > GAP + 2 * (SIDE + GAP)).any() and (rows < GAP + TEXT).any()
+    for size, place in ((3, "bottom"), (2, "left")):
+        dark = (landscape < 128).any(2)
+        part = dark[-TEXT - GAP :].any(0) if place == "bottom" else dark[: -TEXT - GAP].any(1)
+        found = np.flatnonzero(part)
+        assert 1 + (np.diff(found) > SIDE / 2).sum() == size, place  # words, each by its picture
 
 
 def tensorboard_pictures(folder):
@@ -182,7 +200,7 @@ def test_a_run_leaves_its_pictures(config, tmp_path):
     files = sorted((tmp_path / "pictures" / "reconstruction").iterdir())
     assert [path.name for path in files] == ["reconstruction_00000002.png", "reconstruction_00000004.png"]
     first, last = (np.asarray(Image.open(path)) for path in files)
-    assert first.shape == last.shape == (504, 596, 3) and (first != last).any()
-    np.testing.assert_array_equal(first[:, :152], last[:, :152])  # the images themselves
+    assert first.shape == last.shape and (first != last).any()
+    np.testing.assert_array_equal(cell(first, 0, 0, 160, 240), cell(last, 0, 0, 160, 240))  # the image itself
     shown = tensorboard_pictures(tmp_path / "tensorboard")
     assert set(shown) == {("reconstruction/reconstruction", 2), ("reconstruction/reconstruction", 4)}

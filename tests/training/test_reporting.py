@@ -168,7 +168,7 @@ def test_summary_holds_everything(tmp_path):
         100, {"train/loss": 1.5, "train/broken": 6, "train/grad_norm": math.nan, "classification/top5": 0.75}
     )
     best = {"metric": "classification/top1", "value": 0.25, "step": 5}
-    returned = reporter.summary(best)
+    returned = reporter.summary({"best": best})
     reporter.close()
 
     summary = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)

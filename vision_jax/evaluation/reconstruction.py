@@ -12,11 +12,11 @@ from vision_jax.data.reading import PictureReader, read
 from vision_jax.errors import ConfigError
 from vision_jax.evaluation.evaluation import Evaluation
 from vision_jax.evaluation.features import in_chunks
+from vision_jax.evaluation.picture_grid import picture_grid
 from vision_jax.models.inference import reconstruct
 from vision_jax.ops.patches import as_pair, grid_of, unpatchify
 
-GREY = 0.5
-TILE = 96  # pixels a side that a picture of the grid has at least
+GREY = 0.5  # where there is nothing to see
 
 
 class ReconstructionEvaluator:
@@ -33,6 +33,7 @@ class ReconstructionEvaluator:
                 f"{at.key} needs examples >= 1 and pictures from 0 to examples, got {examples} and {pictures}"
             )
         self.mesh, self.pictures, task, config = at.mesh, pictures, at.task, at.config
+        self.model = task.model
         self.images = readable_images(at.source, eval_transform(config.data), examples)
         self.noise = fixed_noise(task.model, self.images)
         self.rows = config.evals.batch_size or config.batch_size
@@ -42,7 +43,7 @@ class ReconstructionEvaluator:
         )
 
     def run(self, variables: dict) -> dict:
-        """{"psnr": mean over the images, dB, "reconstruction": picture}: see `views` and `picture_grid`."""
+        """{"psnr": mean over the images, dB, "reconstruction": picture}: see `views` and `sheet`."""
         images, noise = (in_chunks(x, self.rows, self.mesh) for x in (self.images, self.noise))
         values, shown = [], []
         for i in range(len(images)):
@@ -50,9 +51,10 @@ class ReconstructionEvaluator:
             values.append(np.asarray(psnr))
             if sum(map(len, shown)) < self.pictures:
                 shown.append(np.asarray(pictures))
-        result: dict = {"psnr": float(np.concatenate(values)[: len(self.images)].mean())}
+        psnr = np.concatenate(values)[: len(self.images)]
+        result: dict = {"psnr": float(psnr.mean())}
         if self.pictures:
-            result["reconstruction"] = picture_grid(np.concatenate(shown)[: self.pictures])
+            result["reconstruction"] = sheet(self.model, psnr[: self.pictures], np.concatenate(shown)[: self.pictures])
         return result
 
 
@@ -78,8 +80,8 @@ def fixed_noise(model, images: np.ndarray, seed: int = 0) -> np.ndarray:
 def views(task, variables: dict, images, noise) -> tuple[jax.Array, jax.Array]:
     """PSNR of each image's hidden pixels, float32[B], dB, and its pictures uint8[B, 4, H, W, 3].
 
-    These are the image, what the encoder sees (the rest grey), all patches as predicted, and the predicted ones among
-    the visible. images: uint8[B, H, W, 3].
+    These are the image, the visible patches, the others as predicted (what is missing of either is grey), and these two
+    together. images: uint8[B, H, W, 3].
     """
     data, patch = task.config.data, as_pair(task.model.patch_size)
     predicted, mask = reconstruct(task.model, variables, task.images({"image": images}), noise)
@@ -88,15 +90,12 @@ def views(task, variables: dict, images, noise) -> tuple[jax.Array, jax.Array]:
     pixels = jnp.repeat(mask[..., None], patch[0] * patch[1], axis=-1)
     hidden = unpatchify(pixels, grid_of(images.shape[1:3], patch), patch)  # [B, H, W, 1]
     errors = (jnp.square(predicted - original) * hidden).sum((1, 2, 3)) / jnp.maximum(3 * hidden.sum((1, 2, 3)), 1)
-    visible, pasted = (jnp.where(hidden > 0, other, original) for other in (GREY, predicted))
-    pictures = jnp.stack([original, visible, predicted, pasted], axis=1)
+    visible, together = (jnp.where(hidden > 0, other, original) for other in (GREY, predicted))
+    pictures = jnp.stack([original, visible, jnp.where(hidden > 0, predicted, GREY), together], axis=1)
     return -10.0 * jnp.log10(jnp.maximum(errors, 1e-10)), jnp.round(pictures * 255.0).astype(jnp.uint8)
 
 
-def picture_grid(pictures: np.ndarray, gap: int = 4) -> np.ndarray:
-    """uint8[H, W, 3]: a row for each of pictures uint8[n, k, h, w, 3], enlarged by whole pixels to at least `TILE`."""
-    scale = max(1, -(-TILE // min(pictures.shape[2:4])))
-    tiles = pictures.repeat(scale, axis=2).repeat(scale, axis=3)
-    tiles = np.pad(tiles, [(0, 0), (0, 0), (0, gap), (0, gap), (0, 0)], constant_values=255)
-    rows = tiles.swapaxes(1, 2).reshape(len(tiles) * tiles.shape[2], -1, 3)
-    return np.pad(rows, [(gap, 0), (gap, 0), (0, 0)], constant_values=255)
+def sheet(model, psnr: np.ndarray, pictures: np.ndarray, landscape: bool = False) -> np.ndarray:
+    """uint8[H, W, 3]: what `views` gives, a row for each image (`landscape`: a column), with titles and its PSNR."""
+    titles = "picture", f"visible {1 - model.mask_ratio:.0%}", f"predicted {model.mask_ratio:.0%}", "together"
+    return picture_grid(pictures, titles, [f"PSNR {value:.1f} dB" for value in psnr], landscape)

@@ -48,6 +48,7 @@ class Earlier(NamedTuple):
     target_names: tuple[str, ...]
     data: dict[str, Any]  # the fingerprint of the training data; {} where it was not kept
     accepted: tuple[dict, ...]
+    starts: tuple[dict, ...]  # who trained, see `provenance`
     origin: Origin | None  # what the source of its init_from said of itself
 
 
@@ -61,6 +62,7 @@ def read_earlier(workdir: pathlib.Path) -> Earlier | None:
         *(tuple(record["derived"].get(key, ())) for key in ("class_names", "target_names")),
         record["derived"].get("data", {}),
         tuple(record["accepted"]),
+        tuple(record["starts"]),
         recorded_origin(workdir),
     )
 

@@ -127,6 +127,34 @@ class WriterLock(contextlib.AbstractContextManager):
                 os.utime(self.file)
 
 
+def owner(workdir: pathlib.Path) -> dict[str, Any]:
+    """Who trains in a work folder now, as the lock says: process, host and when it started; {} where nobody does.
+
+    Goes by signs of life, since trying the lock might refuse it to a run that starts: one that was killed on another
+    machine counts as alive for up to `SILENT` seconds.
+    """
+    path = workdir / NAME
+    text = _read(path)
+    try:
+        silent = time.time() - path.stat().st_mtime
+    except OSError:
+        return {}
+    return text if silent < SILENT and not _is_gone(text) else {}
+
+
+def _is_gone(owner: dict[str, Any]) -> bool:
+    """Whether it is known to be a process of this machine that has ended."""
+    if owner.get("boot") != _boot() or owner.get("host") != socket.gethostname():
+        return False
+    try:
+        os.kill(int(owner["process"]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, KeyError, TypeError, ValueError, OverflowError):  # as a process of another user
+        pass
+    return False
+
+
 def _read(path: pathlib.Path) -> dict[str, Any]:
     """What a lock file says; {} where it says nothing, as between its making and its writing."""
     try:

@@ -44,6 +44,7 @@ def train(
     callbacks: Sequence[Callable[[int, dict[str, float]], Any]] = (),
     embedded: bool = False,
     verbose: bool = False,
+    name: str = "",
 ) -> dict:
     """Trains what `config` describes in `workdir`, or goes on with the run there. Returns what summary.json holds.
 
@@ -51,6 +52,7 @@ def train(
     callbacks: each is called, in process 0, after every report and evaluation with its step and numbers.
     embedded: in a notebook or a program of the caller's, which outlives a signal.
     verbose: the whole config and the groups of parameters are printed, too.
+    name: of the config, or its file, with its argument; for the record.
     Raises ConfigError, within seconds and before anything is written, for what cannot run; RunError where something
     outside the config ends it, and Stopped where a signal does, with everything saved that could be.
     """
@@ -58,7 +60,7 @@ def train(
     with StopRequest(embedded) as stop, locked(workdir):
         with spans("init"):
             check_shared(workdir)
-            start = check(config, workdir, accept)
+            start = check(config, workdir, accept, name)
         setup, terminal = start.setup, open_terminal(workdir)
         with jax.set_mesh(setup.mesh), contextlib.closing(make_checkpoints(setup.config, workdir)) as checkpoints:
             with spans("init"):
@@ -74,7 +76,7 @@ def train(
                 with spans("compile"), terminal.timed("compiling the training step"):
                     step_fn = compile_step(setup)
                 Loop(setup, step_fn, state, start.evaluators, checkpoints, reporter, profiler, stop).run()
-                summary = reporter.summary(checkpoints.best_so_far())
+                summary = reporter.summary({"best": checkpoints.best_so_far(), "start": start.provenance})
             terminal.say(closing(summary, workdir, setup.task, embedded))
             return summary
 

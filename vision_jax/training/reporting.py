@@ -153,19 +153,19 @@ class Reporter:
         what = f"evaluation at step {step:,}: {', '.join(shown) or 'done'}"
         self.terminal.say(f"{what}  (best so far, saved)" if is_best else what, "good" if is_best else "strong")
 
-    def summary(self, best: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def summary(self, about: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Writes summary.json and returns it.
 
-        It holds the last value of every metric ever written; "step"; "best", the metric that decides, its best value and
-        step; "examples_skipped" (the metric "train/broken") and "examples_seen" (all others of the whole run); and of this
-        process, which may be a resumed one, "images_per_second", "data_share" and "mfu" while training, "wall_seconds" and
-        "seconds" by span.
+        It holds the last value of every metric ever written; "step"; what it is told `about` the run, as its best value and
+        who started it; "examples_skipped" (the metric "train/broken") and "examples_seen" (all others of the whole run);
+        and of this process, which may be a resumed one, "images_per_second", "data_share" and "mfu" while training,
+        "wall_seconds" and "seconds" by span.
         """
         now = (self._step, self.spans.seconds())
         skipped = int(self._latest.get("train/broken") or 0)
         final = self._latest | {
             "step": self._step,
-            "best": best,
+            **(about or {}),
             "examples_seen": self._step * self._batch - skipped,
             "examples_skipped": skipped,
             **self._rates(self._first, now),

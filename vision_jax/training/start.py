@@ -23,6 +23,7 @@ from vision_jax.training.distributed import fetch, is_writer, place
 from vision_jax.training.initialization import init_from, open_init_source
 from vision_jax.training.lock import WriterLock
 from vision_jax.training.origin import Origin, complete, read_origin
+from vision_jax.training.provenance import extended, provenance
 from vision_jax.training.setup import Setup, prepare
 from vision_jax.training.state import TrainState
 from vision_jax.training.targets import check_targets
@@ -40,6 +41,7 @@ class Start(NamedTuple):
     accepted: list[Accepted]
     origin: Origin | None  # what the source of config.init_from said of itself
     taken: dict[str, Any]  # by dotted key, what the config has from it
+    provenance: dict[str, Any]  # of this process, in process 0
 
 
 def locked(workdir: pathlib.Path) -> contextlib.AbstractContextManager:
@@ -47,7 +49,7 @@ def locked(workdir: pathlib.Path) -> contextlib.AbstractContextManager:
     return WriterLock(workdir) if is_writer() else contextlib.nullcontext()
 
 
-def check(config, workdir: pathlib.Path, accept: Sequence[str]) -> Start:
+def check(config, workdir: pathlib.Path, accept: Sequence[str], name: str = "") -> Start:
     """Everything that can be known to be wrong before a step is compiled raises ConfigError here; nothing is written."""
     continuing.check_accept(accept, config)
     earlier, accepted, task = continuing.read_earlier(workdir), [], None
@@ -68,7 +70,8 @@ def check(config, workdir: pathlib.Path, accept: Sequence[str]) -> Start:
     evaluators = make_evaluators(setup.task, setup.config, setup.mesh)
     check_best(setup.config, evaluators)
     check_targets(setup.config.log)
-    return Start(setup, evaluators, data, earlier, accepted, origin, taken)
+    by = provenance(setup.mesh.devices.flat, name) if is_writer() else {}
+    return Start(setup, evaluators, data, earlier, accepted, origin, taken, by)
 
 
 def check_best(config, evaluators: dict) -> None:
@@ -133,7 +136,7 @@ def initial_state(setup: Setup, terminal: Terminal) -> TrainState:
 
 
 def save_record(start: Start, workdir: pathlib.Path, step: int) -> None:
-    """Writes config.json: the config, what follows from it and the data, and every change that was accepted so far."""
+    """Writes config.json: the config, what follows from it and the data, every change that was accepted so far, who trained."""
     setup = start.setup
     derived = setup.derived | {
         "class_names": setup.task.labels.class_names,
@@ -144,7 +147,10 @@ def save_record(start: Start, workdir: pathlib.Path, step: int) -> None:
     }
     new = [{"key": key, "was": was, "is": now, "step": step} for key, was, now in start.accepted]
     accepted = [*(start.earlier.accepted if start.earlier else ()), *new]
-    record = to_dict(setup.config) | {"derived": derived, "accepted": accepted}
+    starts = start.earlier.starts if start.earlier else ()
+    if step < derived["steps"]["duration"] or not starts:
+        starts = extended(starts, {"step": step} | start.provenance)
+    record = to_dict(setup.config) | {"derived": derived, "accepted": accepted, "starts": starts}
     with whole_file(workdir / "config.json") as file:
         file.write((json.dumps(record, indent=2) + "\n").encode())
 

@@ -16,7 +16,7 @@ from vision_jax.errors import ConfigError
 from vision_jax.files import printable, read_object, user_path
 from vision_jax.models.stacking import path_name
 
-RECORD_ONLY = ("derived", "accepted")  # of config.json, what is no key of the config
+RECORD_ONLY = ("derived", "accepted", "starts")  # of config.json, what is no key of the config
 # How names of metrics began in work folders before evaluations had names of their own.
 _BEGAN = {
     "eval/knn_": "knn/",
@@ -105,7 +105,7 @@ def read_run_config(workdir: pathlib.Path) -> Section:
 
 
 def read_run_record(workdir: pathlib.Path) -> dict[str, Any]:
-    """config.json of a work folder: the config's keys, "derived" from it and the data, and "accepted" changes of it.
+    """config.json of a work folder: the config's keys, "derived" from it and the data, "accepted" changes, and "starts" of it.
 
     Raises ConfigError.
     """
@@ -113,9 +113,11 @@ def read_run_record(workdir: pathlib.Path) -> dict[str, Any]:
     if not path.exists():
         raise ConfigError(f"no config.json in {workdir}: it is not the work folder of a run; give --config=FILE")
     values = read_object(path, str(path))
-    record = {"derived": {}, "accepted": [], **values}
-    if not isinstance(record["derived"], dict) or not isinstance(record["accepted"], list):
-        raise ConfigError(f"{path}: 'derived' must be an object, 'accepted' a list")
+    record = {"derived": {}, "accepted": [], "starts": [], **values}
+    lists = [record[name] for name in ("accepted", "starts")]
+    entries = [entry for each in lists for entry in (each if isinstance(each, list) else [None])]
+    if not all(isinstance(part, dict) for part in (record["derived"], *entries)):
+        raise ConfigError(f"{path}: 'derived' must be an object, 'accepted' and 'starts' lists of objects")
     return record
 
 

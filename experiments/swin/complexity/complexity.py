@@ -27,10 +27,11 @@ import numpy as np
 from vision_jax.models import create_model
 from vision_jax.ops import windows
 from vision_jax.ops.attention import attention
+from vision_jax.reports import curves
 
 PATCH, WIDTH, HEADS, WINDOW = 16, 192, 3, 7
 VIT_PAIRS, SWIN_PAIRS = "ViT, pairs", "Swin, pairs"
-COLORS = {"ViT": "tab:red", "Swin": "tab:blue", "swin_t": "tab:gray"}
+COLORS = {"ViT": curves.COLORS[1], "Swin": curves.COLORS[0], "swin_t": curves.COLORS[2]}
 
 
 def make_models(depth: int, dtype) -> dict:
@@ -132,7 +133,7 @@ def markdown(resolutions, costs: dict, conditions: str) -> str:
 def draw(path: pathlib.Path, resolutions, costs: dict, conditions: str) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 5), layout="constrained")
+    figure = Figure(figsize=(10, 6), layout="constrained")
     kept, pixels = np.array([whole(side) for side in resolutions]), np.array(resolutions) ** 2
     for axis, (unit, series) in zip(figure.subplots(1, 2), costs.items(), strict=True):
         for name, row in series.items():
@@ -140,12 +141,18 @@ def draw(path: pathlib.Path, resolutions, costs: dict, conditions: str) -> None:
             label, row = f"{name}: {exponents(resolutions, row)[0]:.2f}", np.array(row)
             axis.plot(pixels[kept], row[kept], line, color=color, marker="o", markersize=4, label=label)
             axis.plot(pixels[~kept], row[~kept], "o", color=color, markersize=5, markerfacecolor="white")
-        axis.set(xscale="log", yscale="log", xlabel="pixels", ylabel=f"{unit} for one image")
+        axis.set(xscale="log", yscale="log", xlabel="image size, pixels", ylabel=f"{unit} for one image")
         axis.set_xticks(pixels[kept], [f"{side}²" for side in np.array(resolutions)[kept]])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
-        legend = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "ncols": 3, "handlelength": 3}
-        axis.legend(title=f"fitted exponent of {unit} over pixels", fontsize=8, title_fontsize=8, **legend)
+        legend = {
+            "loc": "upper center",
+            "bbox_to_anchor": (0.5, -0.13),
+            "ncols": 2,
+            "handlelength": 3,
+            "frameon": False,
+        }
+        axis.legend(title=f"fitted exponent of {unit} over pixels", fontsize=9, title_fontsize=9, **legend)
     figure.suptitle(f"{conditions}\nhollow: padded to whole windows, not fitted", fontsize=9)
     figure.savefig(path, dpi=110)
 
