@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import vision_jax as vj
-from vision_jax import predict
+from vision_jax import answers, predict
 from vision_jax.config import base_config
 from vision_jax.data.tokenizers import open_tokenizer
 from vision_jax.models import CLIP
@@ -180,7 +180,7 @@ def test_outputs_without_a_name_are_called_by_their_numbers(models, pictures, mo
     (line,) = capsys.readouterr().out.splitlines()
     names = {entry["index"]: entry["label"] for entry in json.loads(line)["predictions"]}
     assert names == {i: f"class {i}" for i in range(7)}
-    names = predict.class_names(("ape", "bee"), 5, ())
+    names = answers.class_names(("ape", "bee"), 5, ())
     assert list(names.values()) == ["ape", "bee", "class 2", "class 3", "class 4"]
 
 

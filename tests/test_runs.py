@@ -100,7 +100,7 @@ def test_a_run_says_what_it_is(quiet):
     }
     again = vj.open_run(quiet.workdir)
     chex.assert_trees_all_equal(again.variables, quiet.variables)
-    with pytest.raises(ConfigError, match=r"config\.json"):
+    with pytest.raises(ConfigError, match="there is no folder"):
         vj.open_run(quiet.workdir / "none")
 
 

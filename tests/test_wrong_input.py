@@ -1,20 +1,14 @@
 """Each wrong config or input ends the command in one line that names it, and a non-zero status."""
 
-import os
 import pathlib
-import subprocess
 import sys
 
 import pytest
 from PIL import Image
 
+from vision_jax import main
+
 REPO = pathlib.Path(__file__).parents[1]
-
-
-def run(argv, **env):
-    command = [sys.executable, "-m", "vision_jax.main", *argv]
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", **env}
-    return subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True)
 
 
 @pytest.fixture
@@ -57,8 +51,8 @@ CASES = {
     "heads do not divide the width": ([DIGITS, "--workdir={tmp}/w", "--config.model.num_heads=7"], ["7", "64"]),
     "resolution not divisible by the patch": ([DIGITS, "--workdir={tmp}/w", "--config.data.image_size=18"], ["18", "4"]),
     "too few classes": ([DIGITS, "--workdir={tmp}/w", "--config.model.num_classes=5"], ["num_classes=5", "10"]),
-    "batch not divisible by the devices": ([DIGITS, "--workdir={tmp}/w", "--config.batch_size=33"], ["batch_size=33", "2"]),
-    "mesh does not fit": ([DIGITS, "--workdir={tmp}/w", "--config.mesh.fsdp=3"], ["mesh", "fsdp=3", "2 devices"]),
+    "batch not divisible by the devices": ([DIGITS, "--workdir={tmp}/w", "--config.batch_size=33"], ["batch_size=33", "8"]),
+    "mesh does not fit": ([DIGITS, "--workdir={tmp}/w", "--config.mesh.fsdp=3"], ["mesh", "fsdp=3", "8 devices"]),
     "unknown source": ([DIGITS, "--workdir={tmp}/w", "--config.data.train=digit:train"], ["digit", "digits"]),
     "missing folder": ([DIGITS, "--workdir={tmp}/w", "--config.data.train=folder:{tmp}/none"], ["{tmp}/none"]),
     "text file among the images": ([DIGITS, "--workdir={tmp}/w", "--config.data.train=folder:{tmp}/text"], ["notes.txt"]),
@@ -82,17 +76,21 @@ CASES = {
     "classification without classes": ([DIGITS, "--workdir={tmp}/w", "--config.data.train=shapes:train"], ["shapes:train", "classes"]),
     "tower of no CLIP": ([DIGITS, "--workdir={tmp}/w", "--config.init_from=image={tmp}/none"], ["{tmp}/none"]),
     "evaluator of another task": ([DIGITS, "--workdir={tmp}/w", "--config.evals.zero_shot.every=1 epochs"], ["zero_shot", "classification"]),
-    "nothing to evaluate": (["--mode=eval", "--workdir={tmp}/w"], ["{tmp}/w", "config.json"]),
+    "nothing to evaluate": (["--mode=eval", "--workdir={tmp}/w"], ["{tmp}/w", "no folder"]),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.replace(" ", "_"))
-def test_one_clear_line(case, files):
+def test_one_clear_line(case, files, monkeypatch, capfd):
     argv, words = CASES[case]
-    result = run([word.format(tmp=files) for word in argv])
-    lines = result.stderr.strip().splitlines()
-    assert result.returncode != 0, result.stdout
-    assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
+    monkeypatch.chdir(REPO)
+    monkeypatch.setattr(sys, "argv", ["main", *(word.format(tmp=files) for word in argv)])
+    with pytest.raises(SystemExit) as end:
+        main.main()
+    error = capfd.readouterr().err
+    lines = error.strip().splitlines()
+    assert end.value.code == 2
+    assert len(lines) == 1 and lines[0].startswith("error: "), error
     for word in words:
         assert word.format(tmp=files) in lines[0], lines[0]
     assert not (files / "w" / "config.json").exists()

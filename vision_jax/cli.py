@@ -41,7 +41,8 @@ def main() -> None:
     elif command == "--version":
         print(f"vision-jax {vision_jax.__version__}")
     elif command not in COMMANDS:
-        raise ConfigError(f"no command '{printable(command)}'{did_you_mean(command, COMMANDS)}")
+        word = f"no command '{printable(command)}'" if not command.startswith("-") else "a command comes first"
+        raise ConfigError(f"{word}{did_you_mean(command, COMMANDS)}")
     elif command in ("train", "eval"):
         importlib.import_module("vision_jax.main").run(rest, [command])
     else:

@@ -18,10 +18,12 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from vision_jax.config import Section, set_key
-from vision_jax.errors import ConfigError, RunError, Stopped, did_you_mean, not_installed
-from vision_jax.files import printable
-from vision_jax.schema import CHOOSE
+from vision_jax.errors import ConfigError, RunError, Stopped, did_you_mean, nearest, not_installed
+from vision_jax.files import open_regular, printable
+from vision_jax.models.registry import check_name
+from vision_jax.schema import CHOOSE, OF_SOURCE
 from vision_jax.signals import heard
+from vision_jax.synonyms import argument_hint
 from vision_jax.values import plain, shown, text
 
 MESSAGE = 1000  # characters of an error that are printed
@@ -33,6 +35,13 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args, formatter_class=argparse.RawTextHelpFormatter, **options):
         super().__init__(*args, formatter_class=formatter_class, **options)
 
+    def parse_args(self, args=None, namespace=None):
+        found, rest = self.parse_known_args(args, namespace)
+        if rest:
+            options = [name for name in self._option_string_actions if name.startswith("--") and name != "--help"]
+            raise unknown_argument(rest, options)
+        return found
+
     def parse_known_args(self, args=None, namespace=None):
         words = sys.argv[1:] if args is None else list(args)
         for word in words:
@@ -40,7 +49,21 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(words, namespace)
 
     def error(self, message: str):
+        if missing := re.fullmatch("the following arguments are required: ([^, ]+).*", message):
+            names = ((*action.option_strings, action.metavar, action.dest) for action in self._actions)
+            actions = zip(names, self._actions, strict=True)
+            message = f"{missing[1]} is needed: {next(action.help for names, action in actions if missing[1] in names)}"
         raise ConfigError(message)
+
+
+def unknown_argument(words: Sequence[str], options: Sequence[str], takes_keys: bool = False) -> ConfigError:
+    """The error of the first of some `words` of a command line, which no option takes; see `argument_hint`."""
+    word, options = words[0], [*options, *["--config.KEY=VALUE"] * takes_keys]
+    if takes_keys and not word.startswith("-") and (word in shipped_configs() or os.path.isfile(word)):
+        hint = f"; did you mean --config={word}?"
+    else:
+        hint = argument_hint(words, options, takes_keys)
+    return ConfigError(f"unknown argument '{printable(word)}'{printable(hint, 500)}")
 
 
 def report_errors(command: Callable[[], None]) -> Callable[[], None]:
@@ -133,9 +156,24 @@ def _config_file(name: str) -> pathlib.Path:
         return path
     if name in shipped:
         return shipped[name]
-    beside = [str(p) for p in path.parent.glob("*.py") if p.is_file()] if os.path.isdir(path.parent) else []
+    if os.path.isdir(path):
+        inside = did_you_mean("", [pathlib.Path(file).name for file in _configs_in(path)] or shipped)
+        hint = "; a run is named by --workdir" if (path / "config.json").exists() else inside
+        raise ConfigError(f"'{printable(name)}' is a folder, and --config takes a file or a name{hint}")
+    beside = _configs_in(path.parent) if os.path.isdir(path.parent) else []
     known = beside if beside and path.name != name else [*beside, *shipped]
-    raise ConfigError(f"no config file or name '{printable(name)}'{did_you_mean(name, known)}")
+    hint = argument_hint([name], [], True) if "=" in name else did_you_mean(name, known)
+    raise ConfigError(f"no config file or name '{printable(name)}'{hint}")
+
+
+def _configs_in(folder: pathlib.Path) -> list[str]:
+    return [str(path) for path in folder.glob("*.py") if path.is_file() and _is_config(path)]
+
+
+def _is_config(path: pathlib.Path) -> bool:
+    """Whether a file may define `get_config`; one that does not is not run, whatever it would do."""
+    with open_regular(path) as file:
+        return b"get_config" in file.read(2**20)
 
 
 def load_config(spec: str) -> Section:
@@ -145,11 +183,16 @@ def load_config(spec: str) -> Section:
     """
     name, _, arg = spec.partition(":")
     path = _config_file(name)
+    if not _is_config(path):
+        raise ConfigError(
+            f"config file '{name}' defines no get_config(): such a file is Python, and get_config() returns what"
+            " vision_jax.config.base_config() made"
+        )
     try:
         loader = importlib.machinery.SourceFileLoader(path.stem, str(path))  # whatever the suffix
         module = importlib.util.module_from_spec(importlib.util.spec_from_loader(path.stem, loader))
         loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"config file '{name}' cannot be loaded: {type(error).__name__}: {error}") from error
     if not hasattr(module, "get_config"):
         raise ConfigError(f"config file '{name}' defines no get_config()")
@@ -179,16 +222,33 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(option, action="append", default=[], metavar="FIELD=VALUE", help=meaning)
 
 
-def source_arguments(args: argparse.Namespace) -> dict[str, typing.Any]:
-    """Keyword arguments of `vj.load_pretrained`. Raises ConfigError naming the one that cannot be read."""
+def source_arguments(args: argparse.Namespace, source: str) -> dict[str, typing.Any]:
+    """Keyword arguments of `vj.load_pretrained`. Raises ConfigError naming the one that cannot be read, and where there is
+    no such `source` or checkpoint of it: what a user may have got wrong is looked at before jax is imported.
+    """
+    from vision_jax.weights.hub import local_path
+    from vision_jax.weights.work_folder import is_work_folder, locate
+
     size = None
     if args.image_size:
         sides = args.image_size.split("x")
         if len(sides) > 2 or not all(re.fullmatch("[1-9][0-9]{0,5}", side) for side in sides):
             raise ConfigError(f"--image_size takes pixels a side or HEIGHTxWIDTH, got {shown(args.image_size)}")
         size = tuple(map(int, sides)) if len(sides) == 2 else int(sides[0])
+    check_checkpoint(args.checkpoint)
+    if (path := local_path(source)) and is_work_folder(path):
+        locate(path, args.checkpoint)
     fields, file = (_fields(option, getattr(args, option)) for option in ("set", "file"))
     return {"image_size": size, "revision": args.revision, "checkpoint": args.checkpoint, "file": file, **fields}
+
+
+def check_checkpoint(name: str, takes_folder: bool = False) -> None:
+    """Raises ConfigError for what `--checkpoint` cannot mean in any run."""
+    if name not in ("last", "best") and not name.isdecimal() and not (takes_folder and os.path.exists(name)):
+        kinds = "last, best, a step or a folder" if takes_folder else "last, best or a step"
+        close = nearest(name, ("last", "best"))
+        hint = f"; did you mean '{close}'?" if close else ""
+        raise ConfigError(f"--checkpoint takes {kinds}, got {shown(name)}{hint}")
 
 
 def _fields(option: str, words: list[str]) -> dict[str, typing.Any]:
@@ -206,6 +266,8 @@ def apply_overrides(argv: list[str], config: Section, known: Sequence[str] = ())
     for key, value in sorted(
         parse_overrides(argv, config, known), key=lambda pair: pair[0].rpartition(".")[2] not in CHOOSE
     ):
+        if key == "model.name" and value != OF_SOURCE:
+            check_name(str(value))
         set_key(config, key, value)
 
 
@@ -219,8 +281,7 @@ def parse_overrides(argv: list[str], config: Section, known: Sequence[str] = ())
         word = words.pop(0)
         key, equals, text = word.partition("=")
         if not key.startswith("--config."):
-            known = ", ".join(["--config", "--config.KEY=VALUE", *known])
-            raise ConfigError(f"unknown argument '{printable(word)}'; known: {known}")
+            raise unknown_argument([word, *words], ["--config", *known], takes_keys=True)
         if not equals:
             text = words.pop(0) if words and not words[0].startswith("--") else "True"
         key = key.removeprefix("--config.")

@@ -29,6 +29,7 @@ from vision_jax import limits
 from vision_jax.errors import ConfigError, UnknownKey, did_you_mean
 from vision_jax.files import printable
 from vision_jax.schema import CHOOSE, IMPORTED, SCHEMA, Duration, Key, Part, Several
+from vision_jax.synonyms import key_hint
 from vision_jax.values import plain, shown
 
 _IDENTIFIER = re.compile(r"[A-Za-z]\w*", re.ASCII)  # of a model's field
@@ -180,7 +181,7 @@ class Section(MutableMapping, ml_collections.ConfigDict):
         return _section, (self._path, self.part, self.explicit)
 
     def _unknown(self, name: Any, known) -> UnknownKey:
-        return UnknownKey(f"unknown config key '{printable(f'{self._path}{name}')}'{did_you_mean(name, known)}")
+        return UnknownKey(f"unknown config key '{printable(f'{self._path}{name}')}'{key_hint(name, self._path, known)}")
 
     @property
     def is_open(self) -> bool:
@@ -263,8 +264,10 @@ def parse_duration(duration: str, key: str) -> tuple[float, str]:
         if unit not in ("step", "epoch", "example") or not 0 <= number < math.inf:
             raise ValueError
     except (ValueError, AttributeError):
+        is_number = re.fullmatch(r"\d{1,9}(\.\d+)?", str(duration))
+        hint = f"; did you mean '{duration} epochs'?" if is_number else ""
         raise ConfigError(
-            f"config key '{key}' must read 'N steps', 'N epochs' or 'N examples', got {shown(duration)}"
+            f"config key '{key}' must read 'N steps', 'N epochs' or 'N examples', got {shown(duration)}{hint}"
         ) from None
     return number, unit
 

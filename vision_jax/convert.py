@@ -14,20 +14,22 @@ import shutil
 from vision_jax.command_line import Parser, add_source_arguments, report_errors, source_arguments
 from vision_jax.errors import ConfigError
 from vision_jax.files import user_path
+from vision_jax.weights.formats import check_format
 
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 def convert(source: str, folder: pathlib.Path, format: str, **arguments) -> None:
     """arguments: those of `vj.load_pretrained`."""
+    check_format(format)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"'{folder}' is there already: DEST is a new or an empty folder")
     import jax
 
     from vision_jax.weights.exports import save_pretrained
     from vision_jax.weights.preprocessing import preprocessing_of
     from vision_jax.weights.pretrained import open_pretrained
 
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"'{folder}' is there already: DEST is a new or an empty folder")
     opened, model, variables = open_pretrained(source, **arguments)
     image_size = arguments.get("image_size") or opened.image_size
     save_pretrained(
@@ -38,6 +40,7 @@ def convert(source: str, folder: pathlib.Path, format: str, **arguments) -> None
         preprocessing=preprocessing_of(opened, image_size) if opened.preprocessing else None,
         image_size=image_size,
         class_names=opened.class_names if getattr(model, "num_classes", 0) == len(opened.class_names) else (),
+        multi_label=opened.outputs.activation == "sigmoid" and not opened.outputs.exclusive,
     )
     for file in (opened.path.parent / name for name in TOKENIZER_FILES):
         if opened.tokenizer and file.is_file():
@@ -54,7 +57,7 @@ def main() -> None:
     parser.add_argument("--format", required=True, help="hf, timm, open_clip or openai")
     add_source_arguments(parser)
     args = parser.parse_args()
-    convert(args.source, user_path(args.folder), args.format, **source_arguments(args))
+    convert(args.source, user_path(args.folder), args.format, **source_arguments(args, args.source))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,11 @@ class Stopped(BaseException):
 def did_you_mean(name: Any, known: Iterable) -> str:
     """The end of a message on an unknown name: the nearest known one, else those known where they are few."""
     known = sorted(map(str, known))
-    close = difflib.get_close_matches(str(name)[:200], known, 1, 0.6)
-    if close:
-        return f"; did you mean '{close[0]}'?"
+    if close := nearest(name, known):
+        return f"; did you mean '{close}'?"
     return f"; known: {', '.join(known)}" if len(known) <= 40 else ""
+
+
+def nearest(name: Any, known: Iterable[str], likeness: float = 0.6) -> str:
+    """The known name that is most like another, "" where none is alike."""
+    return next(iter(difflib.get_close_matches(str(name)[:200], sorted(known), 1, likeness)), "")

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import pathlib
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from vision_jax import limits
-from vision_jax.errors import ConfigError
+from vision_jax.errors import ConfigError, nearest
 
 
 class NotRegular(OSError):
@@ -22,6 +23,7 @@ class NotRegular(OSError):
 
 
 _MOST_EXTENTS = 10_000  # of a file with holes that are added up
+_NAMES = 10_000  # of a folder's entries that are compared with a name that is not there
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -84,6 +86,21 @@ def user_path(name: str | os.PathLike) -> pathlib.Path:
     except ValueError:
         raise ConfigError(f"'{printable(path)}': no file can have such a name") from None
     return pathlib.Path(path)
+
+
+def nearest_path(name: str | os.PathLike) -> str:
+    """The end of a message on a path where nothing is: the path most like it, "" where none is alike."""
+    first, *rest = pathlib.Path(os.path.expanduser(name)).parts or ("",)
+    found = pathlib.Path(first if os.path.isabs(first) else "")
+    for part in rest if os.path.isabs(first) else (first, *rest):
+        if not os.path.exists(found / part):
+            with contextlib.suppress(OSError), os.scandir(found) as entries:
+                names = [entry.name for entry in itertools.islice(entries, _NAMES)]
+                part = nearest(part, names, 0.7)
+        found = found / part
+        if not part or not os.path.exists(found):
+            return ""
+    return f"; did you mean '{printable(found)}'?"
 
 
 def size_on_disk(stream: BinaryIO) -> int:

@@ -12,14 +12,28 @@ on a TPU pod, under Slurm or Open MPI, or with `--coordinator=HOST:PORT --proces
 experiments/launch.
 """
 
+import re
 import sys
 from collections.abc import Sequence
 
 from vision_jax import limits
-from vision_jax.command_line import Parser, apply_overrides, load_config, report_errors
+from vision_jax.command_line import (
+    Parser,
+    apply_overrides,
+    check_checkpoint,
+    load_config,
+    parse_overrides,
+    report_errors,
+)
+from vision_jax.config import base_config
+from vision_jax.data.sources import check_spec
 from vision_jax.errors import ConfigError
 from vision_jax.key_help import Help
+from vision_jax.schema import REQUIRED
+from vision_jax.training.accepting import check_accept
 from vision_jax.values import shown
+from vision_jax.weights.hub import local_path
+from vision_jax.weights.work_folder import local_folder, read_run_config
 
 OF_PROCESSES = ("--coordinator", "--process_id", "--num_processes", "--process_timeout")
 
@@ -47,18 +61,24 @@ def parse(argv: list[str], modes: Sequence[str] = ("train", "eval")):
     for name in ("process_id", "num_processes", "process_timeout"):
         if (number := getattr(args, name)) is not None and not 0 <= number < limits.PROCESSES:
             raise ConfigError(f"--{name} must lie between 0 and {limits.PROCESSES - 1}, got {shown(number)}")
+    check_checkpoint(args.checkpoint, takes_folder=True)
     known = ("--workdir", "--mode", "--checkpoint", "--accept", "--verbose", *OF_PROCESSES)
     if args.config:
         config = load_config(args.config)
         apply_overrides(overrides, config, known)
     elif args.mode == "train":
+        parse_overrides(overrides, base_config(), known)  # of which an unknown one may be the config
         raise ConfigError("--config=FILE or NAME is needed for training")
-    from vision_jax.weights.work_folder import local_folder, read_run_config  # and jax, last of all
-
     workdir = local_folder(args.workdir)
     if not args.config:
         config = read_run_config(workdir)
         apply_overrides(overrides, config, known)
+    check_accept(args.accept, config)
+    if config.init_from not in ("", REQUIRED):
+        local_path(re.sub("^(image|text)=", "", config.init_from))
+    for spec in (config.data.train, config.data.eval) if args.mode == "train" else (config.data.eval,):
+        if spec:
+            check_spec(spec)
     return args, config, workdir
 
 

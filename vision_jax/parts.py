@@ -19,6 +19,7 @@ from typing import Any
 
 from vision_jax.errors import ConfigError, did_you_mean
 from vision_jax.files import printable
+from vision_jax.synonyms import field_hint
 from vision_jax.values import shown
 
 GIVEN = "given"
@@ -141,7 +142,7 @@ def checked_fields(what: str, part: Callable, values: Mapping[str, Any]) -> dict
     known = fields_of(part)
     for name in values:
         if name not in known:
-            raise ConfigError(f"{what} has no field '{name}'{did_you_mean(name, known)}")
+            raise ConfigError(f"{what} has no field '{name}'{field_hint(name, known)}")
     missing = [name for name, (_, default) in known.items() if default is dataclasses.MISSING and name not in values]
     if missing and not dataclasses.is_dataclass(part):
         raise ConfigError(f"{what} needs its field '{missing[0]}'")

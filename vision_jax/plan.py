@@ -17,7 +17,8 @@ import os
 import sys
 
 from vision_jax import limits
-from vision_jax.command_line import Parser, apply_overrides, load_config, report_errors
+from vision_jax.command_line import Parser, apply_overrides, load_config, parse_overrides, report_errors
+from vision_jax.config import base_config
 from vision_jax.errors import ConfigError
 from vision_jax.planning.topology import CHIPS, ENVIRONMENT, Topology, parse_topology, tpu_devices
 from vision_jax.schema import OF_SOURCE, REQUIRED
@@ -29,7 +30,7 @@ PRESENT = ("", "cpu", "gpu")
 def parse(argv: list[str]):
     """(arguments, config) of a command line; raises ConfigError where something is wrong with them."""
     parser = Parser("vision-jax plan", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--config", required=True, help="FILE[:ARG] or NAME[:ARG]")
+    parser.add_argument("--config", default="", help="FILE[:ARG] or NAME[:ARG]")
     parser.add_argument("--topology", default="", help="such as v5e:16x16, v4:4x4x4*2, cpu or gpu (default: present)")
     parser.add_argument("--search", action="store_true", help="try meshes, micro-batches and recomputation")
     parser.add_argument("--trials", type=int, default=8, help="programs that --search compiles at most (default: 8)")
@@ -37,8 +38,12 @@ def parse(argv: list[str]):
     parser.add_argument("--classes", type=int, help="of the training data, likewise")
     parser.add_argument("--json", action="store_true", help="print one JSON object (with --search: one a line)")
     args, overrides = parser.parse_known_args(argv)
+    known = ("--topology", "--search", "--trials", "--examples", "--classes", "--json")
+    if not args.config:
+        parse_overrides(overrides, base_config(), known)  # of which an unknown one may be the config
+        raise ConfigError("--config=FILE or NAME is needed for a plan")
     config = load_config(args.config)
-    apply_overrides(overrides, config, ("--topology", "--search", "--trials", "--examples", "--classes", "--json"))
+    apply_overrides(overrides, config, known)
     for name in ("trials", "examples", "classes"):
         if (number := getattr(args, name)) is not None and not 1 <= number < limits.STEPS:
             raise ConfigError(f"--{name} must lie between 1 and {limits.STEPS - 1}, got {shown(number)}")

@@ -2,9 +2,11 @@
 
     vision-jax predict --model=google/vit-base-patch16-224 cat.jpg holidays       # files and folders
     vision-jax predict --model=openai/clip-vit-base-patch32 --labels="cat,dog" cat.jpg
+    vision-jax predict --model=runs/clip --out=seen holidays                      # its classes, and pictures of it
     vision-jax predict --model=runs/vit --checkpoint=best --features=features.npz holidays
 
-`--model` is whatever `vj.load_pretrained` takes. Files that cannot be read are named and skipped.
+`--model` is whatever `vj.load_pretrained` takes. Pictures are prepared as the source says; a run's classes, templates and
+tokenizer are its own. Files that cannot be read are named and skipped.
 """
 
 import argparse
@@ -12,71 +14,21 @@ import itertools
 import json
 import pathlib
 import sys
+import types
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from tqdm import tqdm
 
+from vision_jax.answers import answering_of, features, likeliest
 from vision_jax.command_line import Parser, add_source_arguments, report_errors, source_arguments
-from vision_jax.data.classes import some
-from vision_jax.errors import ConfigError, did_you_mean
+from vision_jax.data.sources.pictures import Pictures
+from vision_jax.errors import ConfigError
 from vision_jax.files import printable, user_path
+from vision_jax.sheets import Sheets
 
 THREADS = 4  # that read and decode pictures
-
-
-def answers(model, outputs) -> Callable:
-    """(variables, images) -> float32[B, outputs]: probabilities of classes, or numbers in their own units."""
-    import jax
-
-    activation = {"softmax": jax.nn.softmax, "sigmoid": jax.nn.sigmoid, "identity": jax.nn.identity}[outputs.activation]
-    mean, std = np.float32(outputs.mean), np.float32(outputs.std)
-
-    def function(variables, images):
-        found = model.apply(variables, images)
-        if getattr(found, "ndim", 0) != 2:
-            shape = f"{list(found.shape[1:])} a picture" if hasattr(found, "shape") else f"a {type(found).__name__}"
-            raise ConfigError(
-                f"--model makes {shape}, not a number for each class; vj.load_pretrained gives it to a program of yours"
-            )
-        return activation(found) * std + mean
-
-    return function
-
-
-def label_probabilities(model, variables: dict, prompts: Sequence[Sequence[str]], tokenizer: str) -> Callable:
-    """(variables, images) -> float32[B, labels] of a CLIP; prompts: [labels][templates]."""
-    import jax
-
-    from vision_jax.data.tokenizers import open_tokenizer
-    from vision_jax.evaluation.zero_shot import ensembled
-    from vision_jax.models.clip import CLIP
-
-    tokenize = open_tokenizer(tokenizer, model.context_length)
-    if tokenize.vocab_size != model.vocab_size:
-        raise ConfigError(
-            f"--tokenizer={tokenizer} has {tokenize.vocab_size} tokens, the model's vocabulary {model.vocab_size}"
-        )
-    embed = jax.jit(lambda variables, tokens: model.apply(variables, tokens, normalize=True, method=CLIP.encode_text))
-    texts = [embed(variables, tokenize(each)) for each in prompts]  # as many a label, so that one shape compiles
-    labels, embed_pictures = ensembled(np.concatenate(texts), len(prompts)), features(model)
-
-    def probabilities(variables, images):
-        scale = jax.numpy.exp(variables["params"]["logit_scale"])
-        return jax.nn.softmax(scale * embed_pictures(variables, images) @ labels.T)
-
-    return probabilities
-
-
-def features(model) -> Callable:
-    """(variables, images) -> float32[B, D]: a CLIP's embeddings of length 1, otherwise what a head would see."""
-    from vision_jax.models.clip import CLIP
-    from vision_jax.models.inference import encode
-
-    if isinstance(model, CLIP):
-        return lambda variables, images: model.apply(variables, images, normalize=True, method=CLIP.encode_image)
-    return lambda variables, images: encode(model, variables, images)
 
 
 def every_picture(function: Callable, variables: dict, source, transform, batch_size: int) -> Iterator[tuple]:
@@ -131,36 +83,16 @@ def classes_of(labels: str) -> tuple:
     return tuple(map(ClassName, names))
 
 
-def class_names(names: Sequence[str], count: int, labels: Sequence[str]) -> dict[int, str]:
-    """Number -> name of those of a classifier's `count` outputs that are shown.
-
-    `labels` are some of the `names` that the source has for its outputs, which alone are shown, or others for all of them,
-    in their order. Without labels all are shown; those without a name by their numbers.
-    """
-    own = dict(zip(range(count), names, strict=False))
-    if not labels:
-        return {number: own.get(number, f"class {number}") for number in range(count)}
-    unknown = [label for label in labels if label not in own.values()]
-    if not unknown:
-        return {number: name for number, name in own.items() if name in labels}
-    if len(unknown) == len(labels) == count:
-        return dict(enumerate(labels))
-    guess = did_you_mean(printable(unknown[0]), map(printable, own.values())) if own else ""
-    raise ConfigError(
-        f"--labels: the model has no class {some(unknown)}{guess}; new names for all of its {count} classes, in their"
-        f" order, would be {count}, not {len(labels)}"
-    )
-
-
 def predict(
     model: str | pathlib.Path,
     images,
     *,
     labels: Sequence[str] = (),
-    templates: str = "plain",
+    templates: str = "",
     tokenizer: str = "",
     top: int | None = None,
     batch_size: int = 32,
+    exif: bool | None = None,
     **arguments,
 ) -> list[list[tuple[str, float]]]:
     """What a model sees in pictures: for each the (class, probability) pairs, likeliest first, or (target, value) pairs.
@@ -168,9 +100,11 @@ def predict(
     Args:
         model: whatever `vj.load_pretrained` takes, as `arguments` are those of it.
         images: a picture or a list of them: a file's path, its bytes, a PIL.Image or uint8[h, w, 1, 3 or 4].
-        labels: names to choose from: needed for a CLIP, in prompts that `templates` makes.
+        labels: names to choose from, in prompts that `templates` makes: needed for a CLIP that is no run with classes.
+        templates: a built-in set or a JSON file; empty: the run's own, or "plain".
         tokenizer: of a CLIP, as data.tokenizer; empty: the source's, or clip.
         top: pairs a picture; None stands for 5 of classes of which one is right, and else for all.
+        exif: whether pictures are turned as their EXIF orientation says; None: as the source's own project does.
 
     Raises:
         ConfigError: as `vj.load_pretrained`; BrokenImage: for a picture that cannot be read.
@@ -183,79 +117,59 @@ def predict(
 
     images = list(images) if isinstance(images, list | tuple) or np.ndim(images) == 4 else [images]
     source, module, variables = open_pretrained(model, **arguments)
-    transform = preprocessing_of(source, arguments.get("image_size"))
-    function, names, activation = answering(
-        source, module, variables, tuple(map(ClassName, labels)), templates, tokenizer
-    )
-    step, found = jax.jit(function), []
+    transform = preprocessing_of(source, arguments.get("image_size"), exif)
+    answering = answering_of(source, module, variables, tuple(map(ClassName, labels)), templates, tokenizer)
+    step, found = jax.jit(answering.function), []
     for start in range(0, len(images), batch_size):
         rows = np.asarray(step(variables, np.stack([transform(image) for image in images[start : start + batch_size]])))
-        found += [[(names[i], float(row[i])) for i in likeliest(row, names, top, activation)] for row in rows]
+        found += [[(answering.names[i], float(row[i])) for i in likeliest(row, answering, top)] for row in rows]
     return found
 
 
-def answering(source, model, variables: dict, classes: tuple, templates: str, tokenizer: str) -> tuple:
-    """((variables, images) -> answers, number -> name of those that are shown, what the answers are: see `Outputs`)."""
-    from vision_jax.evaluation.prompts import class_prompts, open_templates
-    from vision_jax.models.clip import CLIP
-    from vision_jax.weights.work_folder import Outputs
-
-    names = [each.name for each in classes]
-    if isinstance(model, CLIP):
-        if not classes:
-            raise ConfigError('a CLIP chooses among --labels="cat,dog"; --features=FILE.npz writes its embeddings')
-        prompts = class_prompts(open_templates(templates, "--templates"), classes)
-        probabilities = label_probabilities(model, variables, prompts, tokenizer or source.tokenizer)
-        return probabilities, dict(enumerate(names)), "softmax"
-    own, count = (getattr(each, "num_classes", len(source.outputs.names)) for each in (source.create_model(), model))
-    if not count:
-        raise ConfigError("--model has no classes: --features=FILE.npz writes what it makes of pictures")
-    outputs = source.outputs if own == count else Outputs()  # of a new head the source knows nothing
-    return answers(model, outputs), class_names(outputs.names, count, names), outputs.activation
-
-
-def likeliest(row: np.ndarray, names: dict[int, str], top: int | None, activation: str) -> list[int]:
-    """Numbers of the outputs that have `names`, the likeliest first, equal ones in their order; of numbers all in order.
-
-    `top` is how many at most; None stands for 5 of classes of which one is right, and else for all.
-    """
-    numbers = np.array(list(names))
-    order = slice(None) if activation == "identity" else np.argsort(-row[numbers], kind="stable")
-    return numbers[order][: top or (5 if activation == "softmax" else len(numbers))].tolist()
-
-
 def run(args: argparse.Namespace) -> None:
-    from vision_jax.data.sources.pictures import Pictures
+    # What the user may have got wrong is looked at before jax is imported, and the model loaded and run.
+    pictures, arguments = Pictures(args.images), source_arguments(args, args.model)
+    out = user_path(args.features)
+    if args.features and args.out:
+        raise ConfigError("--out shows answers, and --features writes none: give one of them")
+    if args.features and not out.parent.is_dir():
+        raise ConfigError(f"--features: cannot write {out}: there is no folder {out.parent}")
+    sheets = Sheets(user_path(args.out)) if args.out else None
     from vision_jax.evaluation.prompts import open_templates
     from vision_jax.weights.preprocessing import preprocessing_of
     from vision_jax.weights.pretrained import open_pretrained
 
-    # What the user may have got wrong is looked at before the model is loaded and run.
-    pictures, arguments = Pictures(args.images), source_arguments(args)
-    classes, out = classes_of(args.labels) if args.labels else (), user_path(args.features)
-    open_templates(args.templates, "--templates")
-    if args.features and not out.parent.is_dir():
-        raise ConfigError(f"--features: cannot write {out}: there is no folder {out.parent}")
+    classes = classes_of(args.labels) if args.labels else ()
+    if args.templates:
+        open_templates(args.templates, "--templates")
     source, model, variables = open_pretrained(args.model, **arguments)
-    transform = preprocessing_of(source, arguments["image_size"])
+    transform = preprocessing_of(source, arguments["image_size"], {"": None, "yes": True, "no": False}[args.exif])
     if args.features:
         rows = every_picture(features(model), variables, pictures, transform, args.batch_size)
         write_features(out, list(rows))
         return
-    function, names, activation = answering(source, model, variables, classes, args.templates, args.tokenizer)
-    for path, row in every_picture(function, variables, pictures, transform, args.batch_size):
-        tqdm.write(shown_answers(path, row, names, likeliest(row, names, args.top, activation), activation, args.json))
+    answering = answering_of(source, model, variables, classes, args.templates, args.tokenizer)
+    is_number = answering.activation == "identity"
+    for path, row in every_picture(answering.function, variables, pictures, transform, args.batch_size):
+        found = [(i, answering.names[i], float(row[i])) for i in likeliest(row, answering, args.top)]
+        tqdm.write(as_json(path, found, is_number) if args.json else as_lines(path, found, is_number))
+        if sheets:
+            sheets.add(transform.opened(path), path.name, [(name, value) for _, name, value in found], is_number)
+    for path, count in sheets.close() if sheets else ():
+        print(f"{path}: {count} picture{'s' * (count > 1)}", file=sys.stderr if args.json else sys.stdout)
 
 
-def shown_answers(
-    path, row: np.ndarray, names: dict[int, str], best: Sequence[int], activation: str, as_json: bool
-) -> str:
-    """A picture's answers as lines for people, or one JSON object."""
-    key, form = ("value", "10.4g") if activation == "identity" else ("probability", "8.2%")
-    if as_json:
-        found = [{"label": names[i], "index": i, key: float(row[i])} for i in best]
-        return json.dumps({"file": str(path), "predictions": found})
-    return "\n".join([printable(path), *(f"{row[i]:{form}}  {printable(names[i])}" for i in best)])
+def as_lines(path, found: Sequence[tuple[int, str, float]], is_number: bool) -> str:
+    """A picture's (number, name, value)s for people."""
+    form = "10.4g" if is_number else "8.2%"
+    return "\n".join([printable(path), *(f"{value:{form}}  {printable(name)}" for _, name, value in found)])
+
+
+def as_json(path, found: Sequence[tuple[int, str, float]], is_number: bool) -> str:
+    """The same as a JSON object."""
+    key = "value" if is_number else "probability"
+    rows = [{"label": name, "index": number, key: value} for number, name, value in found]
+    return json.dumps({"file": str(path), "predictions": rows})
 
 
 def write_features(path: pathlib.Path, rows: list[tuple]) -> None:
@@ -269,15 +183,39 @@ def write_features(path: pathlib.Path, rows: list[tuple]) -> None:
     print(f"{path}: features [{len(values)}, {len(values[0])}]")
 
 
+class _CallableModule(types.ModuleType):
+    """`vj.predict` is this module as soon as it is imported, since it lies in the package; it is the function all the same."""
+
+    def __call__(self, *args, **kwargs):
+        return predict(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _CallableModule
+
+
 @report_errors
 def main() -> None:
     parser = Parser("vision-jax predict", description=__doc__)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, or folders of pictures to any depth")
     parser.add_argument("--model", required=True, metavar="SOURCE", help="a path, or an id of the Hugging Face hub")
     parser.add_argument("--labels", default="", help="names to choose from, separated by commas, or a JSON file")
-    parser.add_argument("--templates", default="plain", help="prompts of a CLIP: a built-in set or a JSON file (plain)")
+    parser.add_argument(
+        "--templates",
+        default="",
+        help="prompts of a CLIP: a built-in set or a JSON file (default: the run's, or plain)",
+    )
     parser.add_argument("--tokenizer", default="", help="of a CLIP, as data.tokenizer (default: the source's, or clip)")
     parser.add_argument("--features", default="", metavar="FILE.npz", help="write features instead")
+    parser.add_argument(
+        "--out", default="", metavar="FOLDER", help="write sheets of the pictures with their answers, too"
+    )
+    parser.add_argument(
+        "--exif",
+        default="",
+        choices=("yes", "no"),
+        help="turn pictures as their EXIF orientation says (default: as the source's own project does: transformers yes,"
+        "\nothers and runs no)",
+    )
     parser.add_argument(
         "--top", type=int, help="classes shown a picture (default: 5, or all that may be right at once)"
     )

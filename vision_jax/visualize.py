@@ -8,9 +8,10 @@
 
 import pathlib
 
-from vision_jax.command_line import Parser, report_errors
+from vision_jax.command_line import Parser, check_checkpoint, report_errors
 from vision_jax.errors import ConfigError
 from vision_jax.files import user_path
+from vision_jax.weights.work_folder import read_run_config
 
 
 def visualize(
@@ -33,7 +34,7 @@ def visualize(
     from vision_jax.tasks.masked_autoencoding import MaskedAutoencoding
     from vision_jax.training.setup import process_settings
     from vision_jax.training.targets import write_picture
-    from vision_jax.weights.work_folder import learned_labels, load_variables, locate, read_run_config
+    from vision_jax.weights.work_folder import learned_labels, load_variables, locate
 
     config = read_run_config(workdir)
     task = make_task(config, learned_labels(workdir, config))
@@ -68,6 +69,8 @@ def main() -> None:
     if args.seed < 0:
         raise ConfigError(f"--seed must be at least 0, got {args.seed}")
     workdir = user_path(args.workdir)
+    check_checkpoint(args.checkpoint)
+    read_run_config(workdir)  # is it there? before jax is imported
     out = user_path(args.out) if args.out else workdir / "pictures" / "visualize.png"
     names = [name for name in args.images.split(",") if name]
     visualize(workdir, args.checkpoint, names, args.count, args.seed, out, args.landscape)

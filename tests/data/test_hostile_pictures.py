@@ -231,7 +231,7 @@ def test_names_are_escaped_where_they_are_printed(config, tmp_path, capfd):
         assert not next(batches)["mask"].any()
     lines = [line for line in capfd.readouterr().err.splitlines() if "broken image" in line]
     assert len(lines) == 3 and all(line.isprintable() for line in lines)
-    assert any(r"cat/\x1b[2Ja.png: not an image" in line for line in lines)
+    assert any(r"cat/\x1b[2Ja.png: the file is empty" in line for line in lines)
 
 
 def test_files_that_vanish_are_named(tmp_path, encode):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from vision_jax.errors import ConfigError
+from vision_jax.weights import hub as hub_module
 from vision_jax.weights.hub import fetch
 from vision_jax.weights.readers import WEIGHT_FILES, open_tensors
 from vision_jax.weights.safetensors import write_safetensors
@@ -163,9 +164,11 @@ def test_ids_of_no_sense():
         fetch("a b..c/d", FILES)
 
 
-def test_no_connection(monkeypatch):
-    """The hub is tried once, not once a file, as each try has its own repetitions."""
+@pytest.mark.parametrize("answers", [True, False])
+def test_no_connection(monkeypatch, answers):
+    """The hub is tried once, not once a file, as each try has its own repetitions; not at all where nothing answers."""
     huggingface_hub, calls = pytest.importorskip("huggingface_hub"), []
+    monkeypatch.setattr(hub_module, "_is_reachable", lambda endpoint: answers)
 
     def download(model, file, *, revision, local_files_only):
         calls.append(local_files_only)
@@ -176,7 +179,7 @@ def test_no_connection(monkeypatch):
         ConfigError, match=r"cannot get a or b of 'org/model' from the hub: the hub cannot be reached"
     ) as caught:
         fetch("org/model", [["a", "b"]])
-    assert calls == [False, True] and str(caught.value).isprintable()
+    assert calls == [not answers, True] and str(caught.value).isprintable()
 
 
 def test_without_huggingface_hub(monkeypatch):

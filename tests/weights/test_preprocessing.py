@@ -149,7 +149,7 @@ def test_open_clip(mode, image_size, size, tmp_path):
 
 def test_another_image_size_keeps_the_rest(folder):
     how = vj.preprocessing(folder, image_size=(14, 21))
-    assert how == vj.Preprocessing((14, 21), (0.5,) * 3, (0.5,) * 3, "bilinear", "squash", 1.0, "down")
+    assert how == vj.Preprocessing((14, 21), (0.5,) * 3, (0.5,) * 3, "bilinear", "squash", 1.0, "down", True)
     assert how(picture(40, 50)).shape == (14, 21, 3)
 
 

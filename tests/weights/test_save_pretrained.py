@@ -23,7 +23,7 @@ from published import (  # noqa: E402
     run_transformers,
 )
 
-HOW = vj.Preprocessing((32, 32), (0.4, 0.5, 0.6), (0.2, 0.3, 0.1), "bilinear", "squash", 1.0, "down")
+HOW = vj.Preprocessing((32, 32), (0.4, 0.5, 0.6), (0.2, 0.3, 0.1), "bilinear", "squash", 1.0, "down", True)
 
 
 def run_saved(folder, format, inputs):
@@ -108,7 +108,9 @@ def test_names_of_classes_and_preprocessing_survive(name, format, tmp_path):
     source = open_weights(original.path)
     assert source.class_names == CLASSES
     model, variables = vj.load_pretrained(original.path)
-    how = HOW if format == "hf" else vj.Preprocessing(**vars(HOW) | {"crop_rounding": "even"})
+    how = (
+        HOW if format == "hf" else vj.Preprocessing(**vars(HOW) | {"crop_rounding": "even", "exif_orientation": False})
+    )
     vj.save_pretrained(tmp_path, model, variables, format, preprocessing=how, class_names=source.class_names)
     assert open_weights(tmp_path).class_names == CLASSES
     assert vj.preprocessing(tmp_path) == how
@@ -142,7 +144,7 @@ def test_what_cannot_be_saved(tmp_path):
     (tmp_path / "file").write_text("")
     for (model, variables), arguments, words in (
         (vit, {"format": "tim"}, "no format 'tim' .*did you mean 'timm'"),
-        (vit, {"format": "keras"}, "there are hf, timm, open_clip, openai"),
+        (vit, {"format": "keras"}, r"there are hf \(transformers\), timm, open_clip, openai"),
         (vit, {"format": "open_clip"}, "format 'open_clip' has no ViT, only CLIP"),
         (swin, {"format": "openai"}, "format 'openai' has no Swin, only CLIP"),
         (swin, {"format": "hf"}, "does not show its image size|parameters do not show.*pass image_size"),

@@ -23,7 +23,19 @@ from vision_jax.errors import RunError
 from vision_jax.files import printable, read_regular
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # Pillow has more, among them one that runs Ghostscript
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+
+# Pictures that are not read here, by their names and by what their first bytes say.
+UNREAD = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".cr2", ".nef", ".arw", ".dng", ".raw", ".ico")
+_BRANDS = {
+    b"heic": "HEIC",
+    b"heix": "HEIC",
+    b"hevc": "HEIC",
+    b"mif1": "HEIF",
+    b"msf1": "HEIF",
+    b"avif": "AVIF",
+    b"avis": "AVIF",
+}
 
 BAND = 2**20  # pixels that are cut out at a time
 
@@ -31,6 +43,16 @@ _OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}  # bytes a pixel; others: 4
 _IN_PYTHON = ("ppm", "ppm_plain", "bmp_rle")  # decoders of Pillow's that loop over pixels in Python
 _STRIP_OFFSETS, _ROWS_PER_STRIP, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _ORIENTATION = 273, 278, 322, 323, 324, 274
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # What Pillow and libtiff print of a stranger's file is told by BrokenImage, or of no use to its reader.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -58,15 +80,16 @@ def reason(error: OSError | BrokenImage) -> str:
     return printable(getattr(error, "strerror", None) or error, 400)
 
 
-def decode(image: bytes | np.ndarray, memory: int = limits.PICTURE_MEMORY) -> Image.Image:
+def decode(image: bytes | np.ndarray, memory: int = limits.PICTURE_MEMORY, turned: bool = False) -> Image.Image:
     """An RGB picture from an encoded file or from uint8[H, W], [H, W, 1], [H, W, 2], [H, W, 3] or [H, W, 4].
 
     Grey, palette and CMYK pictures are converted, 16-bit grey is reduced to its high byte, and alpha is dropped. Of an
-    animation the first picture counts. An EXIF orientation is not applied: torchvision and TensorFlow do not, and
-    published accuracies are without it.
+    animation the first picture counts. An EXIF orientation is not applied unless asked for: torchvision, TensorFlow, timm and
+    open_clip do not, and published accuracies are without it.
 
     Args:
         memory: bytes that decoding may take, by estimate.
+        turned: as the orientation in its EXIF data says.
 
     Raises:
         BrokenImage: the bytes are no picture of `FORMATS`, end too early or ask for more than is granted, or the array
@@ -77,15 +100,31 @@ def decode(image: bytes | np.ndarray, memory: int = limits.PICTURE_MEMORY) -> Im
     try:
         _check_bytes(image)
         picture = Image.open(_Stream(image), formats=FORMATS)
-        _check_header(picture, image, memory)
+        _check_header(picture, image, memory, turned)
         picture.load()
-        return to_rgb(picture)
+        return as_turned(to_rgb(picture), orientation(picture)) if turned else to_rgb(picture)
     except BrokenImage:
         raise
     except UnidentifiedImageError:
-        raise BrokenImage("not an image in a known format") from None
+        raise BrokenImage(_kind(image) or "not an image in a known format") from None
     except Exception as error:  # decoders raise whatever their parsers stumble over
         raise BrokenImage(printable(f"{type(error).__name__}: {error}")) from None
+
+
+def _kind(data: bytes) -> str:
+    """What bytes are that are no picture of `FORMATS`, where that is known."""
+    if not data:
+        return "the file is empty"
+    if data[4:8] == b"ftyp" and (brand := _BRANDS.get(data[8:12])):
+        return f"{brand}, whatever its name, which is not read here: convert it to JPEG or PNG"
+    head = data[:200].lstrip().lower()
+    if head.startswith((b"<!doctype html", b"<html")):
+        return "a web page: the download went wrong"
+    return (
+        "a pointer of Git LFS: fetch the file itself with `git lfs pull`"
+        if head.startswith(b"version https://git-lfs")
+        else ""
+    )
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -97,6 +136,20 @@ def to_rgb(image: Image.Image) -> Image.Image:
             grey.paste(Image.fromarray(high.astype(np.uint8)), (0, top))
         image = grey
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def orientation(picture: Image.Image) -> int:
+    """1 to 8, as EXIF counts them: 1 is upright, and what a picture is that does not say."""
+    try:
+        found = picture.getexif().get(_ORIENTATION)
+    except Exception:  # of whatever a stranger's EXIF data hold
+        return 1
+    return found if type(found) is int and found in _TURNS else 1
+
+
+def as_turned(picture: Image.Image, orientation: int) -> Image.Image:
+    """The picture of that `orientation`, upright."""
+    return picture if orientation == 1 else picture.transpose(_TURNS[orientation])
 
 
 def bands(image: Image.Image, box: tuple[int, int, int, int] | None = None) -> Iterator[tuple[int, Image.Image]]:
@@ -159,7 +212,7 @@ def _check_tiff(data: bytes) -> None:
             raise BrokenImage(f"it has {values:,} strips or tiles")
 
 
-def _check_header(picture: Image.Image, data: bytes, memory: int) -> None:
+def _check_header(picture: Image.Image, data: bytes, memory: int, turned: bool) -> None:
     """Raises BrokenImage where decoding would take more memory or work than is granted."""
     pixels = picture.width * picture.height
     if not pixels:
@@ -167,7 +220,7 @@ def _check_header(picture: Image.Image, data: bytes, memory: int) -> None:
     size = f"{picture.width:,} x {picture.height:,} pixels"
     if max(picture.size) > limits.PICTURE_SIDE:
         raise BrokenImage(f"{size}, more than the {limits.PICTURE_SIDE:,} a side that are read")
-    needed = pixels * _bytes_a_pixel(picture, data) + _tiff_buffers(picture)
+    needed = pixels * (_bytes_a_pixel(picture, data) + 4 * turned) + _tiff_buffers(picture)
     if needed > memory:
         raise BrokenImage(
             f"decoding its {size} takes about {needed >> 20:,} MiB, more than the {memory >> 20:,} of data.picture_memory"

@@ -1,13 +1,16 @@
 """What classes are called and how sentences are made of it, for zero-shot classification."""
 
 import os
+import pathlib
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from vision_jax import limits
+from vision_jax.config import Section
 from vision_jax.errors import ConfigError, did_you_mean
 from vision_jax.files import printable, read_json
+from vision_jax.weights.work_folder import outputs_of, read_run_config
 
 TEMPLATES = {
     "plain": ("a photo of a {}.",),
@@ -121,6 +124,22 @@ def open_classes(path: str, class_names: Sequence[str], source: str) -> tuple[Cl
     if len(by_name) == len(own) and by_name.keys() == {each.name for each in own}:
         return tuple(by_name[each.name] for each in own)
     return tuple(classes)
+
+
+def run_prompts(workdir: pathlib.Path) -> tuple[tuple[ClassName, ...], tuple[str, ...]]:
+    """The classes of a contrastive run, () where it learned texts alone, and the templates that it is evaluated with.
+
+    Raises ConfigError where its files of names or templates cannot be read.
+    """
+    config = read_run_config(workdir)
+    entries = [entry for entry in config.evals.values() if isinstance(entry, Section) and entry.kind == "zero_shot"]
+    classes, templates = next(((entry.classes, entry.templates) for entry in entries), ("", ""))
+    names = outputs_of(workdir).names
+    if isinstance(templates, str) and templates:
+        templates = open_templates(templates)
+    return open_classes(classes, names, f"the run in {workdir}") if names else (), tuple(
+        templates or config.data.templates or ("{}",)
+    )
 
 
 def listed_classes(path: str, where: str) -> tuple[ClassName, ...]:

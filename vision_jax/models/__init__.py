@@ -1,26 +1,32 @@
-"""Linen modules: pure functions of plain dictionaries of parameters, for any JAX project to import."""
+"""Linen modules: pure functions of plain dictionaries of parameters, for any JAX project to import.
 
-from vision_jax.models.clip import CLIP
-from vision_jax.models.mae import MAE
-from vision_jax.models.modified_resnet import ModifiedResNet
-from vision_jax.models.registry import create_model, list_models, model_fields
-from vision_jax.models.resnet import ResNet
-from vision_jax.models.stacking import stack_blocks, unstack_blocks
-from vision_jax.models.swin import Swin
-from vision_jax.models.text import TextTransformer
-from vision_jax.models.vit import ViT
+Each name is imported when first used, so that names of models are known without jax.
+"""
 
-__all__ = [
-    "CLIP",
-    "MAE",
-    "ModifiedResNet",
-    "ResNet",
-    "Swin",
-    "TextTransformer",
-    "ViT",
-    "create_model",
-    "list_models",
-    "model_fields",
-    "stack_blocks",
-    "unstack_blocks",
-]
+import importlib
+
+_PUBLIC = {
+    "CLIP": "clip",
+    "MAE": "mae",
+    "ModifiedResNet": "modified_resnet",
+    "ResNet": "resnet",
+    "Swin": "swin",
+    "TextTransformer": "text",
+    "ViT": "vit",
+    "create_model": "registry",
+    "list_models": "registry",
+    "model_fields": "registry",
+    "stack_blocks": "stacking",
+    "unstack_blocks": "stacking",
+}
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'vision_jax.models' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"vision_jax.models.{_PUBLIC[name]}"), name)
+
+
+def __dir__():
+    return __all__

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from vision_jax import limits, parts
-from vision_jax.errors import ConfigError, did_you_mean
+from vision_jax.errors import ConfigError
+from vision_jax.models.others_names import model_hint
 from vision_jax.values import shown
 
 FAMILIES = {
@@ -171,6 +172,12 @@ def model_fields(name: str) -> dict[str, Any]:
     return {**{field: default for field, (_, default) in parts.fields_of(module).items()}, **fields}
 
 
+def check_name(name: str) -> None:
+    """Raises ConfigError for a name that is neither a model's, nor a family's, nor "package.module:Attribute"."""
+    if name not in MODELS and name not in FAMILIES and ":" not in name:
+        raise ConfigError(f"unknown model {shown(name)}{model_hint(name, MODELS)}")
+
+
 def named_fields(name: str) -> dict[str, Any]:
     """The fields in which that name differs from its family; {} for a family's own name and for parts of one's own."""
     return dict(MODELS.get(name, (name, {}))[1])
@@ -178,9 +185,8 @@ def named_fields(name: str) -> dict[str, Any]:
 
 def _registered(name: str) -> tuple[Any, dict[str, Any]]:
     """What makes the model of a name, and its fields; a family's own name has none."""
+    check_name(name)
     family, fields = MODELS.get(name, (name, {}))
-    if family not in FAMILIES and ":" not in family:
-        raise ConfigError(f"unknown model '{name}'{did_you_mean(name, MODELS)}")
     module = parts.find("config.model.name", family, FAMILIES)
     if dataclasses.is_dataclass(module) and not isinstance(module, type):  # a module itself
         module, fields = type(module), {field: getattr(module, field) for field in parts.fields_of(type(module))}

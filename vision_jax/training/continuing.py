@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from vision_jax.config import Section, leaves
 from vision_jax.data.fingerprints import changes
-from vision_jax.errors import ConfigError, did_you_mean
+from vision_jax.errors import ConfigError
+from vision_jax.training.accepting import DATA
 from vision_jax.training.origin import Origin, recorded_origin
 from vision_jax.weights.work_folder import read_run_config, read_run_record
 
@@ -29,7 +30,6 @@ MAY_CHANGE = {
     "mesh": "the same sums in another order: results differ by rounding from here on",
 }
 SAID = ("mesh",)  # of these, the ones whose change is told
-DATA, RESTART = "data", "restart"  # what --accept takes besides keys: other training data, and to begin anew
 
 
 class Accepted(NamedTuple):
@@ -65,15 +65,6 @@ def read_earlier(workdir: pathlib.Path) -> Earlier | None:
         tuple(record["starts"]),
         recorded_origin(workdir),
     )
-
-
-def check_accept(accept: Sequence[str], config: Section) -> None:
-    """Raises ConfigError for a word of --accept that is no key of the config."""
-    keys = dict(leaves(config))
-    known = {DATA, RESTART, *keys, *(key.rpartition(".")[0] for key in keys)} - {""}
-    for word in accept:
-        if word not in known and not word.startswith("model."):
-            raise ConfigError(f"--accept={word}: no such key{did_you_mean(word, known)}")
 
 
 def check_data(

@@ -17,8 +17,9 @@ from vision_jax.evaluation import make_evaluators
 from vision_jax.files import whole_file
 from vision_jax.tasks import make_task
 from vision_jax.training import continuing
+from vision_jax.training.accepting import RESTART, check_accept
 from vision_jax.training.checkpoints import Checkpoints
-from vision_jax.training.continuing import RESTART, Accepted, Earlier
+from vision_jax.training.continuing import Accepted, Earlier
 from vision_jax.training.distributed import fetch, is_writer, place
 from vision_jax.training.initialization import init_from, open_init_source
 from vision_jax.training.lock import WriterLock
@@ -51,7 +52,7 @@ def locked(workdir: pathlib.Path) -> contextlib.AbstractContextManager:
 
 def check(config, workdir: pathlib.Path, accept: Sequence[str], name: str = "") -> Start:
     """Everything that can be known to be wrong before a step is compiled raises ConfigError here; nothing is written."""
-    continuing.check_accept(accept, config)
+    check_accept(accept, config)
     earlier, accepted, task = continuing.read_earlier(workdir), [], None
     origin = earlier.origin if earlier else read_origin(config)
     config, taken = complete(config, origin)

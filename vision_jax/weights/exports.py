@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from vision_jax.errors import ConfigError, did_you_mean
+from vision_jax.errors import ConfigError
 from vision_jax.models.clip import CLIP
 from vision_jax.models.inference import variable_shapes
 from vision_jax.models.mae import MAE
@@ -21,12 +21,12 @@ from vision_jax.ops.windows import Pair
 from vision_jax.weights.families import clip, clip_openai, mae, open_clip, swin, swin_timm, vit, vit_timm
 from vision_jax.weights.families.processors import write_processor
 from vision_jax.weights.families.vit_shapes import fit_positions
+from vision_jax.weights.formats import check_format
 from vision_jax.weights.mapping import Names, export_variables
 from vision_jax.weights.preprocessing import Preprocessing
 from vision_jax.weights.safetensors import write_safetensors
 from vision_jax.weights.torch_writer import write_torch
 
-FORMATS = ("hf", "timm", "open_clip", "openai")
 _WEIGHTS = {"open_clip": "open_clip_model.safetensors", "openai": "model.pt"}
 _CONFIGS = {"open_clip": "open_clip_config.json"}
 
@@ -61,6 +61,7 @@ def save_pretrained(
     preprocessing: Preprocessing | None = None,
     image_size: int | Pair | None = None,
     class_names: Sequence[str] = (),
+    multi_label: bool = False,
 ) -> None:
     """Writes a folder that another project loads as its own, with our outputs.
 
@@ -72,14 +73,12 @@ def save_pretrained(
         image_size: pixels a side, or (height, width), that the parameters are for; by default that of `preprocessing`,
             or the square that learned positions are for.
         class_names: of the outputs, for transformers and timm.
+        multi_label: whether any number of classes is right, for transformers, whose pipeline then shows them so.
 
     Raises:
         ConfigError: of one line: the format has no such model, cannot say it, or the image size must be passed.
     """
-    if format not in FORMATS:
-        raise ConfigError(
-            f"no format {format!r} to export to{did_you_mean(str(format), FORMATS)}; there are {', '.join(FORMATS)}"
-        )
+    check_format(format)
     variables = {name: unstack_blocks(tree) for name, tree in variables.items()}
     model = model.clone(scan=False) if getattr(model, "scan", False) else model
     if format == "timm":
@@ -100,6 +99,8 @@ def save_pretrained(
     if export.config:
         said = (settings,) if export.takes_preprocessing else ()
         jsons[_CONFIGS.get(format, "config.json")] = _named(export.config(model, image_size, *said), class_names)
+    if format == "hf" and multi_label and "id2label" in jsons["config.json"]:
+        jsons["config.json"]["problem_type"] = "multi_label_classification"
     if format == "hf" and settings:
         jsons["preprocessor_config.json"] = write_processor(settings, image_size)
     _check_shapes(model, variables, image_size)

@@ -2,10 +2,15 @@
 
 import os
 import pathlib
+import socket
+import urllib.parse
+import urllib.request
 from collections.abc import Sequence
 
 from vision_jax.errors import ConfigError, not_installed
-from vision_jax.files import printable
+from vision_jax.files import nearest_path, printable
+from vision_jax.models.others_names import names_meant
+from vision_jax.models.registry import MODELS
 from vision_jax.weights.readers import shards_of
 
 _PREFIXES = ("hf-hub:", "hf_hub:", "hf://")  # timm's and open_clip's
@@ -33,15 +38,9 @@ def fetch(
         ConfigError: there is no such path or model, a file is missing, huggingface_hub is not installed, or the files are
             not in the cache and the hub cannot be reached.
     """
-    name = str(source)
-    for prefix in _PREFIXES:
-        name = name.removeprefix(prefix)
-    local = os.path.expanduser(source)
-    if local and os.path.exists(local):
-        return pathlib.Path(local)
-    if name.startswith(("/", ".", "~")) or name.endswith(_SUFFIXES) or name.count("/") > 1 or not name:
-        raise ConfigError(f"'{printable(name)}': no such file or folder, and no id of a model of the hub")
-    model = _Model(name, revision)
+    if path := local_path(source):
+        return path
+    model = _Model(_hub_id(source), revision)
     needed = [model.first([wanted] if isinstance(wanted, str) else wanted) for wanted in filenames]
     for wanted in optional:
         model.file(wanted)
@@ -53,16 +52,61 @@ def fetch(
     return model.folder
 
 
+def local_path(source: str | pathlib.Path) -> pathlib.Path | None:
+    """The local file or folder that a source names; None: it is the id of a model of the hub, as far as one can see.
+
+    Raises ConfigError where it is neither: in a folder that is here, and not there itself, much like the name of what is
+    there, or of an architecture.
+    """
+    local, name = os.path.expanduser(source), _hub_id(source)
+    if local and os.path.exists(local):
+        return pathlib.Path(local)
+    shown, hint = printable(name), nearest_path(name)
+    if name.startswith(("/", ".", "~")) or name.endswith(_SUFFIXES) or name.count("/") > 1 or not name:
+        raise ConfigError(f"'{shown}': no such file or folder, and no id of a model of the hub{hint}")
+    if name in MODELS or ("/" not in name and names_meant(name)):
+        raise ConfigError(
+            f"'{shown}' is an architecture, without weights: name a work folder, a file or folder of weights, or a model of the"
+            " hub such as google/vit-base-patch16-224"
+        )
+    if name == str(source) and (hint or os.path.isdir(os.path.dirname(name))):
+        raise ConfigError(f"there is no file or folder '{shown}'{hint or f'; of the hub it would be hf-hub:{shown}'}")
+    return None
+
+
+def _hub_id(source: str | pathlib.Path) -> str:
+    name = str(source)
+    for prefix in _PREFIXES:
+        name = name.removeprefix(prefix)
+    return name
+
+
+def _is_reachable(endpoint: str) -> bool:
+    """Whether anything answers there; huggingface_hub itself would try for half a minute."""
+    address = urllib.parse.urlsplit(endpoint)
+    if urllib.request.getproxies():  # which reach what this machine does not
+        return True
+    try:
+        socket.create_connection(
+            (address.hostname, address.port or (80 if address.scheme == "http" else 443)), 3
+        ).close()
+    except OSError:
+        return False
+    return True
+
+
 class _Model:
     def __init__(self, name: str, revision: str | None):
         try:
+            import huggingface_hub.constants
             import huggingface_hub.errors
         except ImportError:
             what = f"'{printable(name)}' is no local file or folder, and a model of the hub"
             raise not_installed(what, "huggingface_hub") from None
         self._hub, self.name, self.revision = huggingface_hub, name, revision
         self.folder: pathlib.Path | None = None
-        self._is_unreachable = False
+        constants = huggingface_hub.constants
+        self._is_unreachable = constants.HF_HUB_OFFLINE or not _is_reachable(constants.ENDPOINT)
 
     def first(self, names: Sequence[str]) -> pathlib.Path:
         """The first of these files that the model has."""
@@ -70,7 +114,10 @@ class _Model:
             if path := self.file(name):
                 return path
         if self._is_unreachable:
-            raise self.error("the hub cannot be reached, or HF_HUB_OFFLINE is set, and it is not in the cache", names)
+            raise self.error(
+                "the hub cannot be reached, or HF_HUB_OFFLINE is set, and it is neither in the cache nor a local path",
+                names,
+            )
         raise self.error("the model has no such file", names)
 
     def file(self, name: str) -> pathlib.Path | None:
@@ -101,4 +148,5 @@ class _Model:
         return pathlib.Path(path)
 
     def error(self, problem: str, names: Sequence[str]) -> ConfigError:
-        return ConfigError(f"cannot get {' or '.join(names)} of '{printable(self.name)}' from the hub: {problem}")
+        files = " or ".join(names) if len(names) < 3 else f"{names[0]}, or another file of weights,"
+        return ConfigError(f"cannot get {files} of '{printable(self.name)}' from the hub: {problem}")

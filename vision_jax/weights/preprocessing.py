@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vision_jax.data.decoding import decode, read_picture, to_rgb
+from vision_jax.data.decoding import as_turned, decode, orientation, read_picture, to_rgb
 from vision_jax.data.images import EvalTransform
 from vision_jax.errors import ConfigError
 from vision_jax.ops.patches import as_pair
@@ -21,8 +21,9 @@ from vision_jax.weights.sources import WeightsSource, open_weights
 class Preprocessing:
     """From a picture to what a model takes: `transform(picture)` is float32[height, width, 3].
 
-    The fields are those of the config's `data` section, and how half pixels of a crop's margins are rounded: "even", as
-    torchvision does, or "down", as transformers.
+    The fields are those of the config's `data` section, how half pixels of a crop's margins are rounded: "even", as
+    torchvision does, or "down", as transformers; and whether a picture is first turned as its EXIF orientation says, which
+    transformers' pipelines do, but neither timm and open_clip nor the training here.
     """
 
     image_size: Pair  # (height, width) in pixels
@@ -32,6 +33,7 @@ class Preprocessing:
     eval_resize: str = "crop"
     eval_crop: float = 0.875
     crop_rounding: str = "even"
+    exif_orientation: bool = False
 
     def __call__(self, picture) -> np.ndarray:
         """float32[height, width, 3] of a file's path, its bytes, a PIL.Image or uint8[h, w, 1, 3 or 4].
@@ -42,12 +44,18 @@ class Preprocessing:
 
     def pixels(self, picture) -> np.ndarray:
         """uint8[height, width, 3], before normalisation."""
-        if isinstance(picture, str | os.PathLike):
-            picture = read_picture(os.path.expanduser(picture))
-        picture = to_rgb(picture) if isinstance(picture, Image.Image) else decode(picture)
+        picture = self.opened(picture)
         squash = self.eval_resize == "squash"
         transform = EvalTransform(self.image_size, self.interpolation, squash, self.eval_crop, self.crop_rounding)
         return transform(picture)
+
+    def opened(self, picture) -> Image.Image:
+        """The whole picture in RGB, as it is then resized."""
+        if isinstance(picture, str | os.PathLike):
+            picture = read_picture(os.path.expanduser(picture))
+        if not isinstance(picture, Image.Image):
+            return decode(picture, turned=self.exif_orientation)
+        return as_turned(to_rgb(picture), orientation(picture)) if self.exif_orientation else to_rgb(picture)
 
 
 def preprocessing(
@@ -67,11 +75,14 @@ def preprocessing(
     return preprocessing_of(open_weights(source, file, revision, wishes=wishes), image_size)
 
 
-def preprocessing_of(source: WeightsSource, image_size: int | Pair | None = None) -> Preprocessing:
-    """`preprocessing` of an opened source."""
+def preprocessing_of(
+    source: WeightsSource, image_size: int | Pair | None = None, exif: bool | None = None
+) -> Preprocessing:
+    """`preprocessing` of an opened source; `exif`: whether pictures are turned, None: as the source's project does."""
     if not source.preprocessing:
         raise ConfigError(
             f"'{source.path}' does not say how pictures are prepared; "
             "vj.Preprocessing(image_size, mean, std, ...) does, with what its authors say"
         )
-    return Preprocessing(as_pair(image_size or source.image_size), **source.preprocessing)
+    settings = source.preprocessing if exif is None else {**source.preprocessing, "exif_orientation": exif}
+    return Preprocessing(as_pair(image_size or source.image_size), **settings)

@@ -112,7 +112,9 @@ def _weights_in(folder: pathlib.Path) -> pathlib.Path:
     for name in WEIGHT_FILES:
         if os.path.exists(folder / name):
             return folder / name
-    raise ConfigError(f"'{folder}': the folder holds none of {', '.join(WEIGHT_FILES)}")
+    raise ConfigError(
+        f"'{folder}': the folder holds none of {', '.join(WEIGHT_FILES)}; nor is it a run, which has checkpoints"
+    )
 
 
 def shards_of(index: pathlib.Path) -> dict[str, str]:

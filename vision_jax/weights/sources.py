@@ -162,7 +162,7 @@ def _open_foreign(tensors: Tensors, given: dict, wishes: dict) -> WeightsSource:
         fields=described.fields,
         image_size=described.image_size,
         preprocessing=preprocessing,
-        outputs=Outputs(_class_names(config or {}, described)),
+        outputs=_outputs(config or {}, described),
         tokenizer=(f"clip:{folder}" if vocabulary else "clip") if described.name == "clip" else "",
         resampling=_RESAMPLING[format],
         read=read,
@@ -187,7 +187,7 @@ def _of_processor(path: pathlib.Path, defaults: dict[str, Any]) -> dict[str, Any
     except ConfigError as error:
         log.warning("'%s': how pictures are prepared is not known here: %s", path.parent, printable(error, 1000))
         return {}
-    return {**read, "crop_rounding": "down"}
+    return {**read, "crop_rounding": "down", "exif_orientation": True}  # as its pipelines turn pictures
 
 
 def _config_beside(path: pathlib.Path) -> dict | None:
@@ -242,6 +242,16 @@ def _format_of_names(tensors: Tensors) -> tuple[str, Callable[..., Description]]
 
 def _is_swin(tensors: Mapping) -> bool:
     return any(name.startswith("layers.0.blocks.0.") for name in tensors)
+
+
+def _outputs(config: Mapping, described: Description) -> Outputs:
+    """As transformers' pipeline for classes of images takes them: `problem_type`, and one number alone is a yes or no."""
+    names, problem = _class_names(config, described), config.get("problem_type")
+    if problem == "regression":
+        return Outputs(names, "identity")
+    if problem == "multi_label_classification" or described.fields.get("num_classes") == 1:
+        return Outputs(names, "sigmoid", exclusive=False)
+    return Outputs(names)
 
 
 def _class_names(config: Mapping, described: Description) -> tuple[str, ...]:

@@ -1,20 +1,21 @@
-"""The work folder of a run of this project, as a source: its config and the variables of its checkpoints."""
+"""The work folder of a run of this project, as a source: its config and the variables of its checkpoints.
+
+jax is imported where arrays are read: what a folder is, and what is missing in it, is told before.
+"""
 
 import contextlib
+import functools
 import json
 import pathlib
 import re
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vision_jax.config import Section, from_dict
 from vision_jax.data.classes import Labels, labels_of
 from vision_jax.errors import ConfigError
-from vision_jax.files import printable, read_object, user_path
-from vision_jax.models.stacking import path_name
+from vision_jax.files import nearest_path, printable, read_object, user_path
 
 RECORD_ONLY = ("derived", "accepted", "starts")  # of config.json, what is no key of the config
 # How names of metrics began in work folders before evaluations had names of their own.
@@ -34,7 +35,8 @@ class DamagedCheckpoint(Exception):
 
 def is_work_folder(path: pathlib.Path) -> bool:
     """Whether `path` is a work folder, its `checkpoints` or a checkpoint in it, as far as names tell."""
-    return (path / "state").is_dir() or (path / "checkpoints").is_dir() or path.name == "checkpoints"
+    is_run = (path / "checkpoints").is_dir() or (path / "metrics.jsonl").is_file()
+    return is_run or (path / "state").is_dir() or path.name == "checkpoints"
 
 
 def local_folder(workdir: str | pathlib.Path) -> pathlib.Path:
@@ -50,26 +52,31 @@ def local_folder(workdir: str | pathlib.Path) -> pathlib.Path:
 class Outputs(NamedTuple):
     """What a model's outputs are: their names, () where they are not known, and what makes answers of them.
 
-    The answers are probabilities of classes, of which one ("softmax") or any number ("sigmoid") is right; or numbers
-    ("identity"), once times `std` plus `mean`.
+    The answers are probabilities of classes, together 1 ("softmax") or each on its own ("sigmoid"), of which one is right
+    where they are `exclusive`; or numbers ("identity"), once times `std` plus `mean`.
     """
 
     names: tuple[str, ...] = ()
     activation: str = "softmax"
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    exclusive: bool = True
 
 
 def outputs_of(workdir: pathlib.Path) -> Outputs:
     """Those of a run's model. Raises ConfigError where its config.json cannot be read or says something else of them."""
     classes, targets = (_names(workdir, key) for key in ("class_names", "target_names"))
-    activation = read_run_record(workdir)["derived"].get("activation", "softmax")
+    activation, config = read_run_record(workdir)["derived"].get("activation", "softmax"), read_run_config(workdir)
+    loss = config.loss
     if activation == "identity":
-        loss = read_run_config(workdir).loss
         return Outputs(targets, activation, loss.get("mean", (0.0,)), loss.get("std", (1.0,)))
     if activation not in ("softmax", "sigmoid"):
         raise ConfigError(f"{workdir / 'config.json'}: derived.activation must be softmax, sigmoid or identity")
-    return Outputs(classes or targets if activation == "sigmoid" else classes, activation)
+    if activation == "sigmoid":
+        return Outputs(classes or targets, activation, exclusive=False)
+    # Trained by a binary decision for each class, of which one is right all the same.
+    is_binary = config.task == "classification" and loss.get("name") == "sigmoid"
+    return Outputs(classes, "sigmoid" if is_binary else activation)
 
 
 def learned_labels(workdir: pathlib.Path, config) -> Labels:
@@ -111,6 +118,8 @@ def read_run_record(workdir: pathlib.Path) -> dict[str, Any]:
     """
     path = workdir / "config.json"
     if not path.exists():
+        if not workdir.exists():
+            raise ConfigError(f"there is no folder {workdir}, where a run should be{nearest_path(workdir)}")
         raise ConfigError(f"no config.json in {workdir}: it is not the work folder of a run; give --config=FILE")
     values = read_object(path, str(path))
     record = {"derived": {}, "accepted": [], "starts": [], **values}
@@ -157,13 +166,13 @@ def locate(source: str | pathlib.Path, which: str = "last") -> pathlib.Path:
     """
     source = user_path(source).absolute()
     if not source.exists():
-        raise ConfigError(f"no work folder or checkpoint at {source}")
+        raise ConfigError(f"no work folder or checkpoint at {source}{nearest_path(source)}")
     if (source / "state").is_dir():
         return source
     folder = source / "checkpoints" if (source / "checkpoints").is_dir() else source
     steps = checkpoint_steps(folder)
     if not steps:
-        raise ConfigError(f"{source} holds no checkpoint (expected {folder}/<step>)")
+        raise ConfigError(f"{source} holds no checkpoint yet: a run saves them to checkpoints/STEP")
     if which == "last":
         step = steps[-1]
     elif which == "best":
@@ -171,7 +180,8 @@ def locate(source: str | pathlib.Path, which: str = "last") -> pathlib.Path:
     elif which.isdecimal() and int(which) in steps:
         step = int(which)
     else:
-        raise ConfigError(f"no checkpoint {which!r} in {folder}: there are best, last, {', '.join(map(str, steps))}")
+        known = f"there are best, last, {', '.join(map(str, steps))}"
+        raise ConfigError(f"no checkpoint {which!r} in {folder}: {known}")
     return folder / str(step)
 
 
@@ -190,6 +200,7 @@ def load_variables(checkpoint: pathlib.Path, sharding=None) -> dict:
     Whole arrays, as `sharding` places them (default: this process's first device). Optimizer state is not read. Raises
     ConfigError where the checkpoint is damaged.
     """
+    import jax
     from orbax.checkpoint import v1 as ocp
 
     device = jax.local_devices()[0]
@@ -218,6 +229,7 @@ def load_variables(checkpoint: pathlib.Path, sharding=None) -> dict:
 
 def waiting_for_none():
     """Orbax's context in which each process reads on its own: one that cannot would keep all others waiting."""
+    import jax
     from orbax.checkpoint import v1 as ocp
 
     context, index = ocp.Context(), jax.process_index()
@@ -229,13 +241,21 @@ def waiting_for_none():
 
 def checksums(tree: Any) -> dict[str, int]:
     """Path -> 32-bit checksum of every array, the same on any mesh."""
+    import jax
+
+    from vision_jax.models.stacking import path_name
+
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    sums = jax.device_get(_checksum_leaves([leaf for _, leaf in leaves]))
+    sums = jax.device_get(_checksum_leaves()([leaf for _, leaf in leaves]))
     return {path_name(path): int(value) for (path, _), value in zip(leaves, sums, strict=True)}
 
 
-@jax.jit
-def _checksum_leaves(leaves: list) -> list:
+@functools.cache
+def _checksum_leaves():
+    """The jitted function of a list of arrays."""
+    import jax
+    import jax.numpy as jnp
+
     def one(x):
         bits = x.astype(jnp.uint8) if x.dtype == bool else x
         size = bits.dtype.itemsize
@@ -247,7 +267,7 @@ def _checksum_leaves(leaves: list) -> list:
         # is associative, so that the sum does not depend on the mesh.
         return jnp.sum(bits * (2 * index + 1), dtype=jnp.uint32)
 
-    return [one(leaf) for leaf in leaves]
+    return jax.jit(lambda leaves: [one(leaf) for leaf in leaves])
 
 
 def first_line(error: BaseException) -> str:

@@ -1,17 +1,21 @@
 """Sources: random access to labelled images, and the specifications that name them."""
 
 import math
+import os
 import re
 from typing import NotRequired, Protocol, TypedDict
 
 import numpy as np
 
 from vision_jax import parts
+from vision_jax.data.sources.folder import check_folder
 from vision_jax.data.sources.mix import Mix
 from vision_jax.data.sources.own import Own
 from vision_jax.data.sources.share import Share
 from vision_jax.errors import ConfigError, did_you_mean
+from vision_jax.files import nearest_path, printable
 from vision_jax.schema import SOURCE
+from vision_jax.values import shown
 
 SOURCES = {
     "digits": "vision_jax.data.sources.digits:Digits",
@@ -63,11 +67,10 @@ def open_source(spec: str | tuple, *, tfds_dir: str = "") -> Source:
     Raises:
         ConfigError: the specification, or what it names, cannot be used; the message says what would be right.
     """
+    check_spec(spec)
     if isinstance(spec, tuple | list):
         return _open_mix(tuple(spec), tfds_dir)
-    kind, colon, rest = spec.partition(":") if isinstance(spec, str) else ("", "", "")
-    if not colon and kind not in SOURCES:
-        raise ConfigError(f"no such data source: {spec!r}; expected {SOURCE}")
+    kind, _, rest = spec.partition(":")
     if kind != "tfds" and (share := _SHARE.fullmatch(spec)) and (share[2] or share[3]):
         return Share(open_source(share[1]), int(share[2] or 0), int(share[3] or 100))
     if kind not in SOURCES:
@@ -76,11 +79,38 @@ def open_source(spec: str | tuple, *, tfds_dir: str = "") -> Source:
     return opened(rest, tfds_dir) if kind == "tfds" else opened(rest)
 
 
+def check_spec(spec: str | tuple) -> None:
+    """Raises ConfigError for what can be known to be wrong with a specification before anything of it is opened."""
+    if isinstance(spec, tuple | list):
+        for pair in spec:
+            if isinstance(pair, tuple | list) and pair and isinstance(pair[0], str):
+                check_spec(pair[0])
+        return
+    kind, colon, rest = spec.partition(":") if isinstance(spec, str) else ("", "", "")
+    if not colon and kind not in SOURCES:
+        raise ConfigError(f"no such data source: {shown(spec)}{_kind_of_path(spec) or f'; expected {SOURCE}'}")
+    share = _SHARE.fullmatch(rest)
+    path = os.path.expanduser(share[1] if share and (share[2] or share[3]) else rest)
+    if kind == "folder":
+        check_folder(path)
+    elif kind == "csv" and not os.path.exists(path):
+        raise ConfigError(f"data source 'csv:{printable(path)}': No such file or directory{nearest_path(path)}")
+    elif kind not in SOURCES:
+        close = did_you_mean(kind, SOURCES)
+        if close.startswith("; did") and not parts.has_module(kind):
+            raise ConfigError(f"no such data source: {spec!r}{close}")
+
+
+def _kind_of_path(spec) -> str:
+    """The end of a message on a path that says not what it is."""
+    if not isinstance(spec, str) or not (os.path.exists(os.path.expanduser(spec)) or "/" in spec):
+        return ""
+    is_table, is_shard = spec.endswith(".csv"), spec.endswith(".tar")
+    return f"; did you mean '{'csv' if is_table else 'wds' if is_shard else 'folder'}:{printable(spec)}'?"
+
+
 def _open_own(spec: str) -> Own:
     module, attribute, *rest = spec.split(":", 2)
-    close = did_you_mean(module, SOURCES)
-    if close.startswith("; did") and not parts.has_module(module):
-        raise ConfigError(f"no such data source: {spec!r}{close}")
     source = parts.find("data source", f"{module}:{attribute}", SOURCES, "__getitem__")
     if rest or isinstance(source, type) or not hasattr(source, "__getitem__"):
         try:

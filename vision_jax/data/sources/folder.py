@@ -4,17 +4,18 @@ import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 
-from vision_jax.data.decoding import SUFFIXES, read_picture
+from vision_jax.data.decoding import SUFFIXES, UNREAD, read_picture
 from vision_jax.data.fingerprints import digest
+from vision_jax.data.junk import Skipped
 from vision_jax.errors import ConfigError
-from vision_jax.files import is_folder, printable
+from vision_jax.files import is_folder, nearest_path, printable
 
 
 class Folder:
     """The image files of PATH/CLASS/FILE. Classes are numbered in natural order (`class2` before `class10`).
 
-    Hidden files are passed over, and so is whatever lies beside the class folders and is no image. Files are opened
-    when their example is asked for, and not before.
+    Hidden files and others that systems leave (see `vision_jax.data.junk`) are passed over, and so is whatever lies
+    beside the class folders and is no image. Files are opened when their example is asked for, and not before.
 
     Raises:
         ConfigError: `path` is missing or not a folder of class folders, or a class folder is empty or holds anything
@@ -23,11 +24,13 @@ class Folder:
 
     def __init__(self, path: str):
         self._path = os.path.expanduser(path)
-        self.class_names = tuple(_classes(self._path))
+        skipped = Skipped(self._path)
+        self.class_names = tuple(_classes(self._path, skipped))
         self.num_classes = len(self.class_names)
         self._files = []  # (label, file name)
         for label, name in enumerate(self.class_names):
-            self._files += [(label, file) for file in _images(self._path, name)]
+            self._files += [(label, file) for file in _images(self._path, name, skipped)]
+        skipped.tell()
 
     @property
     def labels(self) -> list[int]:
@@ -56,15 +59,24 @@ class Folder:
         return {"image": read_picture(name), "label": label, "name": name}
 
 
-def _classes(path: str) -> list[str]:
-    expected = "expected a folder that holds a sub-folder of images for each class"
+_SPLITS = ("test", "val", "valid", "validation", "eval", "dev")
+_EXPECTED = "expected a folder that holds a sub-folder of images for each class"
+
+
+def check_folder(path: str) -> None:
+    """Raises ConfigError where the folder of a source is not there."""
+    path = os.path.expanduser(path)
     if not path:
-        raise ConfigError(f"data source 'folder:' names no folder; {expected}")
+        raise ConfigError(f"data source 'folder:' names no folder; {_EXPECTED}")
     if not os.path.exists(path):
-        raise ConfigError(f"data folder '{path}' does not exist; {expected}")
+        raise ConfigError(f"data folder '{printable(path)}' does not exist{nearest_path(path) or f'; {_EXPECTED}'}")
     if not os.path.isdir(path):
-        raise ConfigError(f"'{path}' is not a folder; {expected}")
-    entries = _visible(path)
+        raise ConfigError(f"'{printable(path)}' is not a folder; {_EXPECTED}")
+
+
+def _classes(path: str, skipped: Skipped) -> list[str]:
+    check_folder(path)
+    expected, entries = _EXPECTED, _visible(path, skipped)
     if not entries:
         raise ConfigError(f"data folder '{path}' is empty; {expected}")
     classes = [entry.name for entry in entries if is_folder(entry)]
@@ -77,21 +89,30 @@ def _classes(path: str) -> list[str]:
     return sorted(classes, key=_natural)
 
 
-def _images(path: str, name: str) -> list[str]:
+def _images(path: str, name: str, skipped: Skipped) -> list[str]:
     folder = os.path.join(path, name)
-    files = []
-    for entry in _visible(folder):
-        if is_folder(entry):
-            hint = f"; did you mean 'folder:{printable(folder)}'?" if not files else ""
-            raise ConfigError(
-                f"class folder '{printable(folder)}' holds a folder '{printable(entry.name)}'; expected image files only{hint}"
-            )
-        if not entry.name.lower().endswith(SUFFIXES):
-            raise ConfigError(f"'{printable(entry.path)}' is not an image file; expected one of {', '.join(SUFFIXES)}")
-        files.append(entry.name)
+    entries = _visible(folder, skipped)
+    folders = sorted((entry.name for entry in entries if is_folder(entry)), key=_natural)
+    if folders:
+        has_files, siblings = len(entries) > len(folders), os.path.join(path, "train")
+        inner = siblings if name.lower() in _SPLITS and os.path.isdir(siblings) else folder
+        hint = "" if has_files else f"; did you mean 'folder:{printable(inner)}'?"
+        raise ConfigError(
+            f"class folder '{printable(folder)}' holds a folder '{printable(folders[0])}'; expected image files only{hint}"
+        )
+    files = sorted((entry.name for entry in entries), key=_natural)
+    others = [file for file in files if not file.lower().endswith(SUFFIXES)]
+    if unread := [file for file in others if file.lower().endswith(UNREAD)]:
+        more = f" and {len(unread) - 1} more in its folder" if len(unread) > 1 else ""
+        raise ConfigError(
+            f"'{printable(os.path.join(folder, unread[0]))}'{more}: pictures of this kind are not read; convert them to JPEG or PNG"
+        )
+    if others:
+        stray = printable(os.path.join(folder, others[0]))
+        raise ConfigError(f"'{stray}' is not an image file; expected one of {', '.join(SUFFIXES)}")
     if not files:
         raise ConfigError(f"class folder '{printable(folder)}' is empty; expected image files")
-    return sorted(files, key=_natural)
+    return files
 
 
 def _size(path: str) -> int:
@@ -101,10 +122,10 @@ def _size(path: str) -> int:
         return -1  # gone since it was listed, or a link to nothing: training counts it as broken
 
 
-def _visible(folder: str) -> list[os.DirEntry]:
+def _visible(folder: str, skipped: Skipped) -> list[os.DirEntry]:
     try:
         with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
+            return [entry for entry in entries if skipped.passes(entry.name)]
     except OSError as error:
         raise ConfigError(f"cannot list data folder '{printable(folder)}': {error.strerror}") from None
 

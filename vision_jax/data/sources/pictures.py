@@ -3,18 +3,21 @@
 import os
 import pathlib
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from vision_jax.data.decoding import SUFFIXES, read_picture
+from vision_jax.data.decoding import SUFFIXES, UNREAD, read_picture
+from vision_jax.data.junk import Skipped
 from vision_jax.errors import ConfigError
-from vision_jax.files import printable, user_path
+from vision_jax.files import nearest_path, printable, user_path
 
 
 class Pictures:
     """Files, whatever they are called, and all in folders, to any depth, that are called like pictures, sorted.
 
-    Links to folders are not followed, and folders that cannot be listed are named on stderr. Raises ConfigError naming
-    what does not exist, or where there is no picture at all; `what` begins the message.
+    Hidden files and others that systems leave are passed over. Links to folders are not followed, and folders that cannot
+    be listed are named on stderr. Raises ConfigError naming what does not exist, or where there is no picture at all;
+    `what` begins the message.
     """
 
     def __init__(self, names: Sequence[str], what: str = "IMAGE"):
@@ -25,10 +28,11 @@ class Pictures:
             elif path.is_file():
                 self.paths.append(path)
             else:
-                raise ConfigError(f"{what}: there is neither a file nor a folder '{printable(path)}'")
+                hint = nearest_path(path)
+                raise ConfigError(f"{what}: there is neither a file nor a folder '{printable(path)}'{hint}")
         if not self.paths:
             searched = printable(", ".join(names))
-            raise ConfigError(f"{what}: there are none ({', '.join(SUFFIXES)}) in {searched}")
+            raise ConfigError(f"{what}: there are no pictures ({', '.join(SUFFIXES)}) in {searched}")
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -39,14 +43,22 @@ class Pictures:
 
 def _below(folder: str) -> Iterator[str]:
     """The pictures in a folder and below; no recursion, since folders may lie deeper than Python's stack."""
-    folders = [folder]
+    folders, skipped, unread = [folder], Skipped(folder), Counter()
     while folders:
         try:
             with os.scandir(folders.pop()) as entries:
                 for entry in entries:
+                    if not skipped.passes(entry.name):
+                        continue
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
                     elif entry.name.lower().endswith(SUFFIXES):
                         yield entry.path
+                    elif entry.name.lower().endswith(UNREAD):
+                        unread[os.path.splitext(entry.name)[1].lower()] += 1
         except OSError as error:
             print(f"skipped folder {printable(error.filename)}: {error.strerror}", file=sys.stderr, flush=True)
+    skipped.tell()
+    for suffix, count in unread.items():
+        told = f"{printable(folder)}: skipped {count} {suffix}, a format that is not read here: convert to JPEG or PNG"
+        print(told, file=sys.stderr, flush=True)
