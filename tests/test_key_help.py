@@ -36,7 +36,7 @@ def test_one_key(key, words):
 
 
 @pytest.mark.parametrize(
-    ("key", "guess"), [("optimiser.name", "optimizer.name"), ("lr_scale", "lr_scale"), ("x", "--help")]
+    ("key", "guess"), [("optimiser.name", "optimizer.name"), ("lr", "schedule.base_lr"), ("x", "--help")]
 )
 def test_an_unknown_key_names_the_nearest(key, guess):
     with pytest.raises(ConfigError, match=guess):

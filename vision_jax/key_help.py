@@ -6,9 +6,10 @@ import typing
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from vision_jax.errors import ConfigError, did_you_mean
+from vision_jax.errors import ConfigError
 from vision_jax.files import printable
 from vision_jax.schema import SCHEMA, Duration, Key, Part, Several
+from vision_jax.synonyms import key_hint
 
 WIDTH, COLUMN = 100, 36
 
@@ -64,10 +65,10 @@ def explain(name: str) -> str:
     if not found:
         if inside := [row for row in known if row.name.startswith(f"{_general(name)}.")]:
             return "\n".join(_line(row) for row in inside)
-        names = [row.name for row in known]
-        same = [each for each in names if each.rpartition(".")[2] == name.rpartition(".")[2]]
-        guess = did_you_mean(name, same if len(same) == 1 else names) or "; --help alone lists all"
-        raise ConfigError(f"--help: no config key '{printable(name)}'{guess}")
+        if name.startswith("model."):
+            return f"--config.{name}=VALUE\n    a field of the model that model.name chooses, where it has one of that name"
+        hint = key_hint(name, "", [row.name for row in known]) or "; --help alone lists all"
+        raise ConfigError(f"--help: no config key '{printable(name)}'{printable(hint, 500)}")
     return "\n".join(_explained(name, row) for row in found)
 
 
