@@ -116,7 +116,7 @@ def size_on_disk(stream: BinaryIO) -> int:
             size += position - start
         return size
     except OSError as error:
-        return size if error.errno == errno.ENXIO else stat.st_size  # no data follow; or holes are not known here
+        return size if error.errno == errno.ENXIO else stat.st_size  # no data follow; or holes are unknown
     finally:
         os.lseek(stream.fileno(), before, os.SEEK_SET)
 

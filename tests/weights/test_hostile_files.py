@@ -157,7 +157,7 @@ def test_a_processor_that_cannot_be_read_is_told(changed, text, caplog):
     path.unlink()
     path.write_bytes(text) if isinstance(text, bytes) else hostile_cases.KINDS[text](path)
     assert open_weights(changed / "vit").preprocessing == {}
-    assert "how pictures are prepared is not known here" in caplog.text and caplog.messages[0].isprintable()
+    assert "the way its pictures are prepared is not supported" in caplog.text and caplog.messages[0].isprintable()
 
 
 def open_bytes(folder, data: bytes):

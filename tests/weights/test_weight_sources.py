@@ -108,7 +108,7 @@ def test_pictures_prepared_as_none_are_here_do_not_stop_a_model(text, folder, va
     np.testing.assert_array_equal(
         vj.load_pretrained(folder)[1]["params"]["pos_embed"], variables["params"]["pos_embed"]
     )
-    assert "how pictures are prepared is not known here: preprocessor_config.json" in caplog.text
+    assert "the way its pictures are prepared is not supported: preprocessor_config.json" in caplog.text
     with pytest.raises(ConfigError, match="does not say how pictures are prepared"):
         vj.preprocessing(folder)
 

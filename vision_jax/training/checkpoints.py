@@ -70,7 +70,7 @@ class Checkpoints:
         return None if step is None else {"metric": self.best, "value": self.values[step], "step": step}
 
     def evaluated(self, step: int, metrics: dict[str, float]) -> bool:
-        """Takes note of an evaluation; whether it makes this step the best so far, in the eyes of process 0."""
+        """Takes note of an evaluation; whether process 0 counts this step as the best so far."""
         value = metrics.get(self.best)
         if value is None or not math.isfinite(value):
             return False

@@ -179,13 +179,13 @@ def _describe(describe: Callable, config: dict | None, tensors: Tensors, given: 
 
 
 def _of_processor(path: pathlib.Path, defaults: dict[str, Any]) -> dict[str, Any]:
-    """transformers' preprocessing; {}, which is told, where its file asks for what there is not here."""
+    """transformers' preprocessing; {} with a warning where its file asks for what is not supported."""
     try:
         read = (
             read_processor(read_object(path, f"{path.name} beside it"), defaults) if os.path.exists(path) else defaults
         )
     except ConfigError as error:
-        log.warning("'%s': how pictures are prepared is not known here: %s", path.parent, printable(error, 1000))
+        log.warning("'%s': the way its pictures are prepared is not supported: %s", path.parent, printable(error, 1000))
         return {}
     return {**read, "crop_rounding": "down", "exif_orientation": True}  # as its pipelines turn pictures
 

@@ -31,7 +31,7 @@ from vision_jax.weights.families.description import (
     whole,
 )
 
-# What a config may say of a tower; anything else that it sets is not known here.
+# What a config may say of a tower; anything else that it sets is not supported.
 _SHARED = {"width", "layers", "mlp_ratio", "norm_kwargs", "act_kwargs"}
 _SHARED |= {"pool_type", "final_ln_after_pool", "output_tokens"}
 _VISION = _SHARED | {"image_size", "head_width", "patch_size", "patch_dropout", "no_ln_pre", "pos_embed_type"}
@@ -60,7 +60,7 @@ def describe_open_clip(config: Mapping | None, tensors: Mapping, given: Mapping 
                 f"the config's {name} has {strange[0]}={cfg[strange[0]]!r}, which CLIP does not have here"
             )
     if model.get("multimodal_cfg"):
-        raise ConfigError("the config has multimodal_cfg: CoCa, which is not known here")
+        raise ConfigError("the config has multimodal_cfg: CoCa, which is not supported")
     if not config and "quickgelu" in str(getattr(tensors, "path", "")).lower():
         given.setdefault("text_act", "quick_gelu")
     if not config and "text_act" not in given:
@@ -84,7 +84,7 @@ def _activation(model: Mapping, tower: Mapping) -> str:
         return "quick_gelu" if model.get("quick_gelu") else "gelu"
     if arguments != {"approximate": "tanh"} or model.get("quick_gelu"):
         raise ConfigError(
-            f"the config's act_kwargs={arguments} with quick_gelu={model.get('quick_gelu', False)} are not known here"
+            f"the config's act_kwargs={arguments} with quick_gelu={model.get('quick_gelu', False)} are not supported"
         )
     return "gelu_tanh"
 
@@ -92,7 +92,7 @@ def _activation(model: Mapping, tower: Mapping) -> str:
 def _eps(tower: Mapping) -> float:
     arguments = section(tower, "norm_kwargs")
     if arguments.keys() - {"eps"}:
-        raise ConfigError(f"the config's norm_kwargs={arguments} are not known here")
+        raise ConfigError(f"the config's norm_kwargs={arguments} are not supported")
     return real({"eps": 1e-5, **arguments}, "eps")
 
 

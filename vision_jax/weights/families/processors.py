@@ -16,7 +16,7 @@ _DEFAULTS = {"ViT": preprocessing(HALF, "bilinear", "squash"), "CLIP": preproces
 def read_processor(config: Mapping, defaults: Mapping) -> dict[str, Any]:
     """Preprocessing as the file has it; what it leaves out is that of its processor's class, or else `defaults`.
 
-    Raises ConfigError where the pictures are treated in a way that there is not here.
+    Raises ConfigError for a treatment of pictures that is not supported.
     """
     if not (config.get("do_resize", True) and config.get("do_normalize", True) and config.get("do_rescale", True)):
         raise ConfigError("preprocessor_config.json leaves out do_resize, do_rescale or do_normalize")

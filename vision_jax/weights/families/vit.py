@@ -89,7 +89,7 @@ def describe_transformers(config: Mapping | None, tensors: Mapping, given: Mappi
     size = None if classes or "representation_size" in given else shapes.outputs("pre_logits")
     if size and (act := config.get("pooler_act", "tanh")) != "tanh":
         raise ConfigError(
-            f"config.json has pooler_act={act!r}, but only 'tanh' is known here; "
+            f"config.json has pooler_act={act!r}, but only 'tanh' is supported; "
             "representation_size=None leaves the pooler out"
         )
     image_size = pair(given.pop("image_size", config.get("image_size", 224)))

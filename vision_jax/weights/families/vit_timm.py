@@ -98,7 +98,7 @@ def describe_timm(config: Mapping | None, tensors: Mapping, given: Mapping | Non
     if "_rpn_" in name:
         raise ConfigError(f"'{name}' normalises after its branches, which our ViT does not")
     if args.get("pool_include_prefix"):
-        raise ConfigError("the pool_include_prefix=True of the file's model_args is not known here")
+        raise ConfigError("the pool_include_prefix=True of the file's model_args is not supported")
     sizes = [args.get("img_size"), (source.get("input_size") or [None])[1:]]
     names = names_in(tensors)
     fields, image_size = read_fields(Shapes(tensors, names), given, [pair(size) for size in sizes if size])
