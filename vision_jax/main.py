@@ -74,7 +74,8 @@ def parse(argv: list[str], modes: Sequence[str] = ("train", "eval")):
         config = read_run_config(workdir)
         apply_overrides(overrides, config, known)
     check_accept(args.accept, config)
-    if config.init_from not in ("", REQUIRED):
+    # A run that goes on needs its source no more.
+    if args.mode == "train" and config.init_from not in ("", REQUIRED) and not (workdir / "config.json").exists():
         local_path(re.sub("^(image|text)=", "", config.init_from))
     for spec in (config.data.train, config.data.eval) if args.mode == "train" else (config.data.eval,):
         if spec:
