@@ -1,7 +1,7 @@
-"""CLIP on scikit-learn's digits, embedded: pictures and texts such as "the number 7", then zero-shot classification.
+"""CLIP on scikit-learn's digits: images and texts such as "the number 7", then zero-shot classification.
 
-Recipe: our own. Nothing is downloaded: texts are read as bytes. Measured: zero-shot top-1 0.997 on the held-out digits, in 56 s
-on two CPU cores.
+Recipe: our own. Nothing is downloaded: texts are read as bytes. Measured: zero-shot top-1 0.997 on the held-out digits, in
+56 s on two CPU cores.
 """
 
 from vision_jax.config import base_config

@@ -1,6 +1,6 @@
 """CLIP with a ModifiedResNet-50 on CC12M (default), or with `:laion` on LAION-400M: the recipe of clip_vitb32.py.
 
-Differs by the paper's Adam for ResNets: b2 0.999 and eps 1e-8. Statistics of BatchNorm are those of the whole batch.
+Differs in the paper's Adam for ResNets: b2 0.999 and eps 1e-8. BatchNorm statistics are those of the whole batch.
 Hardware: not run here. Published zero-shot top-1 on ImageNet: 36.45 after CC12M (open_clip).
 """
 

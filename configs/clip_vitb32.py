@@ -2,8 +2,10 @@
 
 Recipe: "Learning Transferable Visual Models From Natural Language Supervision" (Radford et al.,
 https://arxiv.org/abs/2103.00020) as open_clip runs it: AdamW with b2 0.98 and eps 1e-6, decay 0.2 for all but biases,
+https://arxiv.org/abs/2103.00020) as open_clip runs it: AdamW with b2 0.98 and eps 1e-6, decay 0.2 for all but biases,
 norms, the class token and the scale, cosine from 5e-4, 32 epochs; crops of at least nine tenths and no flip. CC12M: a
-batch of 1280 and 10,000 steps of warm-up; LAION: 32,768 and 2,000. Other places: `--config.data.train=wds:PATH/{00000..01242}.tar`.
+batch of 1280 and 10,000 warm-up steps; LAION: 32,768 and 2,000. For other locations:
+`--config.data.train=wds:PATH/{00000..01242}.tar`.
 With ImageNet and a file of its class names: `--config.evals.zero_shot.every="1 epochs" --config.evals.zero_shot.source=...
 --config.evals.zero_shot.classes=FILE --config.evals.zero_shot.templates=photos`.
 Hardware: not run here. Published zero-shot top-1 on ImageNet: 62.96 after LAION-400M (open_clip).

@@ -1,6 +1,6 @@
 """CLIP ViT-L/14 on CC12M (default), or with `:laion` on LAION-400M: the recipe of clip_vitb32.py, with the paper's peak of 4e-4.
 
-Layers are scanned and recomputed, and parameters lie sharded over all devices.
+Layers are scanned and recomputed, and parameters are sharded over all devices.
 Hardware: not run here. Published zero-shot top-1 on ImageNet: 72.77 after LAION-400M (open_clip).
 """
 

@@ -1,15 +1,14 @@
-"""Fine-tuning published or own weights on photos in folders: `:PHOTOS`, or `:PHOTOS,head` for a new head alone.
+"""Fine-tuning published weights or your own on photos in folders: `:PHOTOS`, or `:PHOTOS,head` to train only a new head.
 
     vision-jax train --config=finetune:photos --config.init_from=google/vit-base-patch16-224 --workdir=runs/photos
 
-PHOTOS has train/CLASS/* and test/CLASS/* (or val); where there is no test, the last fifth of each class is held out of
-training, and where there is no train either, PHOTOS has CLASS/* itself. The model and how pictures are prepared are the
-source's; what the command line says, such as `--config.data.image_size=384`, comes first.
+PHOTOS has train/CLASS/* and test/CLASS/* (or val); without test, the last fifth of each class is held out of training,
+and without train, too, PHOTOS has CLASS/* itself. The model and the image preparation are the source's; the command line,
+such as `--config.data.image_size=384`, takes precedence.
 
 Recipe: our own, after MAE's and BEiT's fine-tuning: AdamW at 1e-4 (the head: 1e-3) with layer-wise decay, crops
-and flips. 20 epochs, but no fewer
-than 200 steps and no more than 10,000; batches of a quarter of the pictures, but from 8 to 64.
-Hardware: any; a ViT-S/16 takes 2 CPU cores about 10 seconds for each step of 64.
+and flips. 20 epochs, but at least 200 steps and at most 10,000; batches of a quarter of the images, but between 8 and 64.
+Hardware: any; a ViT-S/16 on 2 CPU cores takes about 10 seconds per step of 64.
 """
 
 import os
@@ -44,7 +43,7 @@ def get_config(arg=""):
     c.schedule = dict(base_lr=1e-3, warmup=f"{steps // 10} steps", decay="cosine")
     if head_alone:
         c.optimizer.freeze = r"(?!head/).*"
-    else:  # the head, which is new, learns ten times as fast as the last block
+    else:  # the new head learns ten times as fast as the last block
         c.optimizer.layer_decay = 0.75
         c.optimizer.lr_scale = ((r"(?!head/).*", 0.1),)
     c.evals.classification.every = c.checkpoint.every = f"{steps // 10} steps"
@@ -53,7 +52,7 @@ def get_config(arg=""):
 
 
 def split(photos: str) -> tuple[str, str]:
-    """(source of training, source of evaluation)."""
+    """(training source, evaluation source)."""
     folder = pathlib.Path(os.path.expanduser(photos))
     train = f"{photos}/train" if has_classes(folder / "train") else photos
     for name in TESTS if train != photos else ():

@@ -1,8 +1,8 @@
 """LiT: a text tower learns to read a locked ViT-B/16, on CC12M (default) or with `:laion` on LAION-400M.
 
 Recipe: "LiT: Zero-Shot Transfer with Locked-image text Tuning" (Zhai et al., https://arxiv.org/abs/2111.07991): the image
-tower comes trained, `--config.init_from=image=WORKDIR` with a run of vit_b16_augreg.py, and stays as it is; the text tower
-and both projections are trained from scratch. Data and what is not named are those of clip_vitb32.py.
+tower is pre-trained, `--config.init_from=image=WORKDIR` with a run of vit_b16_augreg.py, and stays frozen; the text tower
+and both projections are trained from scratch. Data and everything else are those of clip_vitb32.py.
 Hardware: not run here.
 """
 

@@ -2,8 +2,8 @@
 
 Recipe: our own, in the proportions of mae_vitb.py, for the encoder of vit_cifar10.py: patches of 4 on 32 pixels.
 Next: mae_cifar10_finetune.py and mae_cifar10_linear_probe.py with `--config.init_from` this run's work folder.
-Hardware: meant for one GPU, not run as it is; experiments/mae/cifar10.sh runs it in small: a linear probe of 0.565 after 24
-epochs, of 0.460 with random weights.
+Hardware: meant for one GPU, not run as it is; experiments/mae/cifar10.sh runs a small version: a linear probe of 0.565
+after 24 epochs, of 0.460 with random weights.
 """
 
 from vision_jax.config import base_config

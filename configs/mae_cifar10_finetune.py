@@ -1,9 +1,9 @@
 """Fine-tuning mae_cifar10.py's encoder on CIFAR-10: `--config.init_from=WORKDIR`; `:PATH` for folders, as there.
 
-Recipe: that of mae_vitb_finetune.py in small: mean of the patches and a new norm, layer decay, drop path, RandAugment,
+Recipe: a small version of mae_vitb_finetune.py's: mean of the patches and a new norm, layer decay, drop path, RandAugment,
 mixup, CutMix.
-Hardware: meant for one GPU, not run as it is; experiments/mae/cifar10.sh runs it in small, on a tenth of the labels: 0.523, and
-0.366 from scratch.
+Hardware: meant for one GPU, not run as it is; experiments/mae/cifar10.sh runs a small version on a tenth of the labels:
+0.523, and 0.366 from scratch.
 """
 
 from vision_jax.config import base_config

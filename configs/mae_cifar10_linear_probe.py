@@ -1,6 +1,6 @@
 """The linear probe of mae_cifar10.py's encoder: `--config.init_from=WORKDIR`; `:PATH` for folders, as there.
 
-Recipe: that of mae_digits_linear_probe.py: everything frozen but the head, which sees standardised features of the mean
+Recipe: that of mae_digits_linear_probe.py: everything frozen but the head, which gets standardised features of the mean
 of the patches, trained by MAE's LARS without decay.
 Hardware: meant for one GPU, not run. The evaluator `evals.linear_probe` measures the same features by L-BFGS while
 mae_cifar10.py trains.

@@ -2,8 +2,8 @@
 
 Recipe: our own, in the proportions of mae_vitb.py: patches of 4 on 32 pixels, of which three quarters are hidden. Pixels
 are not normalised by patch, so that the pictures show what is predicted.
-Hardware: 2 CPU cores, three minutes. Measured on the 360 held-out digits: PSNR of the hidden pixels 19.5 dB, top-1 of the
-nearest neighbours of its class token's features 0.87.
+Hardware: 2 CPU cores, three minutes. Measured on the 360 held-out digits: PSNR of the hidden pixels 19.5 dB, top-1 of
+nearest neighbours on the class token's features 0.87.
 Next: mae_digits_finetune.py and mae_digits_linear_probe.py with `--config.init_from` this run's work folder.
 """
 

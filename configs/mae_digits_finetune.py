@@ -1,6 +1,6 @@
 """Fine-tuning the encoder of mae_digits.py on the digits' labels: `--config.init_from=WORKDIR`.
 
-Recipe: that of mae_vitb_finetune.py in small: mean of the patches and a new norm, layer decay, drop path; no mixing.
+Recipe: a small version of mae_vitb_finetune.py's: mean of the patches and a new norm, layer decay, drop path; no mixing.
 Hardware: 2 CPU cores, about a minute. Measured top-1 on the 360 held-out digits: 0.997.
 """
 

@@ -1,7 +1,7 @@
 """The linear probe of mae_digits.py's encoder: `--config.init_from=WORKDIR`.
 
-Recipe: that of mae_vitb_linear_probe.py in small: everything frozen but the head, which sees standardised features (of the
-mean of the patches, which serve so small a model better than its class token), trained by MAE's LARS without decay.
+Recipe: a small version of mae_vitb_linear_probe.py's: everything frozen but the head, which gets standardised features (the
+mean of the patches, which suits so small a model better than its class token), trained by MAE's LARS without decay.
 Hardware: 2 CPU cores, a minute. Measured top-1 on the 360 held-out digits: 0.939.
 """
 

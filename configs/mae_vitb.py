@@ -1,11 +1,10 @@
-"""MAE pre-training of ViT-B/16 on ImageNet-1k, 800 epochs; `:1600` for as many epochs as the released weights had.
+"""MAE pre-training of ViT-B/16 on ImageNet-1k, 800 epochs; `:1600` for as many epochs as for the released weights.
 
 Recipe: "Masked Autoencoders Are Scalable Vision Learners" (He et al., https://arxiv.org/abs/2111.06377) and PRETRAIN.md of
-facebookresearch/mae: mask ratio 0.75, normalised pixels, AdamW with b2 0.95, 1.5e-4 for each 256 examples at a batch of
-4096, 40 epochs of warm-up, crops of at least a fifth of the area and flips. Class and mask tokens decay there, and here.
+facebookresearch/mae: mask ratio 0.75, normalised pixels, AdamW with b2 0.95, 1.5e-4 per 256 examples at a batch of 4096,
+40 epochs of warm-up, crops of at least a fifth of the area and flips. As there, class and mask tokens decay.
 Next: mae_vitb_finetune.py and mae_vitb_linear_probe.py with `--config.init_from` this run's work folder.
-Hardware: not run here. Expected top-1 after 1600 epochs: 83.6 fine-tuned,
-67.8 with a linear probe (published).
+Hardware: not run here. Expected top-1 after 1600 epochs: 83.6 fine-tuned, 67.8 with a linear probe (published).
 """
 
 from vision_jax.config import base_config

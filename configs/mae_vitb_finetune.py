@@ -1,19 +1,18 @@
 """Fine-tuning an MAE's ViT-B/16 (default), `:l` ViT-L/16 or `:h` ViT-H/14 on ImageNet-1k: `--config.init_from=WORKDIR`.
 
 Recipe: FINETUNE.md of facebookresearch/mae (He et al., https://arxiv.org/abs/2111.06377): mean of the patches and a new
-norm in place of the class token and the encoder's; AdamW, 5e-4 (L, H: 1e-3) for each 256 examples at a batch of 1024,
+norm instead of the class token and the encoder's norm; AdamW, 5e-4 (L, H: 1e-3) per 256 examples at a batch of 1024,
 5 epochs of warm-up, 100 (L, H: 50) epochs, layer decay 0.65 (0.75), drop path 0.1 (0.2, 0.3), RandAugment, mixup, CutMix,
-erasing, label smoothing. Positions are learned from the fixed ones on.
-Hardware: not run here. Expected top-1: B 83.6, L 85.9, H 86.9 (published,
-after 1600 epochs of pre-training).
-The last hundredth of the training set is held out, to choose the best checkpoint by; the published recipe trains on it, too.
+erasing, label smoothing. Positions are learned, starting from the fixed ones.
+Hardware: not run here. Expected top-1: B 83.6, L 85.9, H 86.9 (published, after 1600 epochs of pre-training).
+The last hundredth of the training set is held out to choose the best checkpoint; the published recipe trains on it, too.
 """
 
 from vision_jax.config import base_config
 from vision_jax.errors import ConfigError
 from vision_jax.schema import REQUIRED
 
-SIZES = {  # model, epochs, rate for 256 examples, layer decay, drop path
+SIZES = {  # model, epochs, learning rate per 256 examples, layer decay, drop path
     "b": ("vit_b16", 100, 5e-4, 0.65, 0.1),
     "l": ("vit_l16", 50, 1e-3, 0.75, 0.2),
     "h": ("vit_h14", 50, 1e-3, 0.75, 0.3),
@@ -39,7 +38,7 @@ def get_config(arg="b"):
     c.data.train = "tfds:imagenet2012:train[:99%]"
     c.data.eval = "tfds:imagenet2012:validation"
     c.evals.minival = dict(kind="classification", source="tfds:imagenet2012:train[99%:]", every="1 epochs")
-    c.checkpoint.best = "minival/top1"  # and not by what is reported
+    c.checkpoint.best = "minival/top1"  # not the reported metric
     c.data.mean = (0.485, 0.456, 0.406)
     c.data.std = (0.229, 0.224, 0.225)
     c.data.augment = dict(policy="rand-m9-mstd0.5-inc1", mixup=0.8, cutmix=1.0, erase_prob=0.25)

@@ -1,11 +1,11 @@
 """The linear probe of an MAE's ViT-B/16 (default), `:l` ViT-L/16 or `:h` ViT-H/14 on ImageNet-1k: `--config.init_from=WORKDIR`.
 
 Recipe: FINETUNE.md and main_linprobe.py of facebookresearch/mae (He et al., https://arxiv.org/abs/2111.06377): everything
-frozen but the head, which sees the class token standardised over the batch; MAE's LARS, 0.1 for each 256 examples at a
-batch of 16384, no decay, 90 epochs, 10 of them warm-up, crops and flips alone. Statistics are of the whole batch, the
-official ones of each GPU's share.
+frozen but the head, which gets the class token standardised over the batch; MAE's LARS, 0.1 per 256 examples at a batch
+of 16384, no decay, 90 epochs, 10 of them warm-up, only crops and flips. Statistics are of the whole batch; the official
+ones are of each GPU's share.
 Hardware: not run here. Expected top-1: B 67.8, L 76.0, H 77.2 (published).
-The last hundredth of the training set is held out, to choose the best checkpoint by; the published recipe trains on it, too.
+The last hundredth of the training set is held out to choose the best checkpoint; the published recipe trains on it, too.
 """
 
 from vision_jax.config import base_config
@@ -31,7 +31,7 @@ def get_config(arg="b"):
     c.data.train = "tfds:imagenet2012:train[:99%]"
     c.data.eval = "tfds:imagenet2012:validation"
     c.evals.minival = dict(kind="classification", source="tfds:imagenet2012:train[99%:]", every="1 epochs")
-    c.checkpoint.best = "minival/top1"  # and not by what is reported
+    c.checkpoint.best = "minival/top1"  # not the reported metric
     c.data.mean = (0.485, 0.456, 0.406)
     c.data.std = (0.229, 0.224, 0.225)
     c.data.augment.crop_clip = True

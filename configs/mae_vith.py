@@ -1,7 +1,7 @@
 """MAE pre-training of ViT-H/14 on ImageNet-1k; mae_vitb.py's recipe, `:1600` for 1600 epochs.
 
-Hardware: not run here. Expected top-1 after 1600 epochs: 86.9 fine-tuned with
-`mae_vitb_finetune.py:h`, 77.2 with a linear probe (published).
+Hardware: not run here. Expected top-1 after 1600 epochs: 86.9 fine-tuned with `mae_vitb_finetune.py:h`, 77.2 with a linear
+probe (published).
 """
 
 import pathlib

@@ -1,7 +1,7 @@
 """MAE pre-training of ViT-L/16 on ImageNet-1k; mae_vitb.py's recipe, `:1600` for 1600 epochs.
 
-Hardware: not run here. Expected top-1 fine-tuned with `mae_vitb_finetune.py:l`:
-85.5 after 800 epochs, 85.9 after 1600; with a linear probe 76.0 (published).
+Hardware: not run here. Expected top-1 fine-tuned with `mae_vitb_finetune.py:l`: 85.5 after 800 epochs, 85.9 after 1600;
+with a linear probe 76.0 (published).
 """
 
 import pathlib

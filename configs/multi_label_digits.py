@@ -1,7 +1,7 @@
-"""A small ViT that says of handwritten digits both which they are and whether they are even or odd: 12 labels, two a picture.
+"""A small ViT that tells both which digit an image shows and whether it is even or odd: 12 labels, two per image.
 
 Recipe: that of vit_digits.py with a faster rate; a loss of binary decisions instead of the softmax. Since nine of ten
-decisions about a digit are a no, the yes weighs five times as much: without the weight mAP is 0.93 after as long.
+decisions about a digit are a no, a yes weighs five times as much: without the weight mAP is 0.93 after the same time.
 Hardware: 2 CPU cores, about a minute. Measured on the 360 held-out digits: mAP 0.998, and 0.997 of the decisions are right.
 Data: `python experiments/labels/digits_csv.py data/digits`, or FOLDER with `multi_label_digits.py:FOLDER`.
 """

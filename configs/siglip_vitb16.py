@@ -3,7 +3,7 @@
 Recipe: "Sigmoid Loss for Language Image Pre-Training" (Zhai et al., https://arxiv.org/abs/2303.15343): every pair of the
 batch is a binary question, with a learned bias that starts at -10 and a scale that starts at 10; attention pooling of
 the patches; a text tower without causal mask, read at its last token; AdamW with b2 0.95, 1e-3 and a decay of 1e-4. Data
-and what is not named are those of clip_vitb32.py, CLIP's vocabulary among them: SigLIP's own was made for its data.
+and everything else are those of clip_vitb32.py, including CLIP's vocabulary: SigLIP's own was made for its data.
 Hardware: not run here.
 """
 

@@ -1,12 +1,12 @@
 """Fine-tuning Swin-B on ImageNet-1k at 384 pixels with window 12, from a run at 224: `--config.init_from=WORKDIR`.
 
-`:in22k` (default) follows swin_base_in22k.py, `:in1k` swin_base.py. The tables of position biases are resampled from
-window 7 to 12 bicubically. The official loader picks the 1,000 classes' rows out of a 22k head; here a head for other
+`:in22k` (default) follows swin_base_in22k.py, `:in1k` swin_base.py. The tables of position biases are resampled bicubically
+from window 7 to 12. The official loader picks the rows of the 1,000 classes from a 22k head; here a head for other
 classes starts from zeros.
-Recipe: 30 epochs of AdamW, 5 of them warm-up, 2e-5 for each 512 examples, weight decay 1e-8, mixup and CutMix on,
-drop path 0.2 from 22k and 0.5 from 1k; evaluation squashes the whole picture (configs/swin/
+Recipe: 30 epochs of AdamW, 5 of them warm-up, 2e-5 per 512 examples, weight decay 1e-8, mixup and CutMix on,
+drop path 0.2 from 22k and 0.5 from 1k; evaluation squashes the whole image (configs/swin/
 swin_base_patch4_window12_384_*.yaml of microsoft/Swin-Transformer; Liu et al., https://arxiv.org/abs/2103.14030).
-Hardware: not run here; two micro-batches a step.
+Hardware: not run here; two micro-batches per step.
 Expected top-1 (published): 86.4 from 22k, 84.5 from 1k.
 """
 

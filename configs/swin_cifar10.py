@@ -1,7 +1,7 @@
 """A small Swin on CIFAR-10, from `tfds:cifar10` (default) or folders: `:PATH` with PATH/train/CLASS/* and PATH/test/CLASS/*.
 
-Recipe: our own, as vit_cifar10.py: patches of 2 on 32 pixels, three stages with windows of 4 on maps of 16, 8 and 4 tokens
-a side, RandAugment, mixup, CutMix, drop path 0.1.
+Recipe: our own, after vit_cifar10.py: patches of 2 on 32 pixels, three stages with windows of 4 on maps of 16, 8 and 4
+tokens per side, RandAugment, mixup, CutMix, drop path 0.1.
 Hardware: meant for one GPU. The final accuracy has not been measured yet.
 Prepare the TFDS set with `tfds build cifar10 --file_format=array_record`.
 """

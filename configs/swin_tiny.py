@@ -1,10 +1,10 @@
 """Swin-T from scratch on ImageNet-1k at 224 pixels.
 
 Recipe: "Swin Transformer" (Liu et al., https://arxiv.org/abs/2103.14030) and config.py of microsoft/Swin-Transformer:
-300 epochs of AdamW, 20 of them warm-up, 5e-4 for each 512 examples (its rates of warm-up and end scale, too: written out
-here for a batch of 1024), RandAugment, mixup, CutMix, erasing, label smoothing, drop path 0.2, clip 5.
+300 epochs of AdamW, 20 of them warm-up, 5e-4 per 512 examples (its warm-up and final rates scale, too: written out here
+for a batch of 1024), RandAugment, mixup, CutMix, erasing, label smoothing, drop path 0.2, clip 5.
 Hardware: not run here. Expected top-1: 81.2 (published).
-The last hundredth of the training set is held out, to choose the best checkpoint by; the published recipe trains on it, too.
+The last hundredth of the training set is held out to choose the best checkpoint; the published recipe trains on it, too.
 """
 
 from vision_jax.config import base_config
@@ -16,7 +16,7 @@ def get_config():
     c.data.train = "tfds:imagenet2012:train[:99%]"
     c.data.eval = "tfds:imagenet2012:validation"
     c.evals.minival = dict(kind="classification", source="tfds:imagenet2012:train[99%:]", every="1 epochs")
-    c.checkpoint.best = "minival/top1"  # and not by what is reported
+    c.checkpoint.best = "minival/top1"  # not the reported metric
     c.data.image_size = 224
     c.data.mean = (0.485, 0.456, 0.406)
     c.data.std = (0.229, 0.224, 0.225)

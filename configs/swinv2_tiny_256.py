@@ -3,8 +3,7 @@
 Recipe: swin_tiny.py's at 256 pixels; the MLPs of position biases and the scales of the cosines do not decay (configs/
 swinv2/swinv2_tiny_patch4_window8_256.yaml and models/swin_transformer_v2.py of microsoft/Swin-Transformer; Liu et al.,
 https://arxiv.org/abs/2111.09883).
-Hardware: not run here. Expected top-1 (published): 81.8
-(window 8), 82.8 (window 16).
+Hardware: not run here. Expected top-1 (published): 81.8 (window 8), 82.8 (window 16).
 """
 
 import pathlib

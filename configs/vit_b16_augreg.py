@@ -2,14 +2,14 @@
 
 Recipe: "How to train your ViT?" (Steiner et al., https://arxiv.org/abs/2106.10270) and big_vision's configs/vit_i1k.py
 (medium2: mixup 0.5 and RandAugment(2, 15); sigmoid loss, head bias -6.9) and configs/vit_i21k.py (light2: mixup 0.2 and
-RandAugment(2, 10); sigmoid loss, head bias -10). Training crops are resized bilinearly, and the weight decay of 1e-4
-follows the schedule but is not multiplied by the learning rate, both as there.
-What differs: big_vision's mixup keeps the larger share of each picture for itself (max of lambda and 1 - lambda) and
-takes the next of the batch for its partner, where ours is timm's; its evaluation shrinks pictures by area, where ours is
-bilinear, too; it watches the last hundredth of the training set besides. Its own file pools i21k by average; the released
-AugReg weights use the token, and so does this.
-Data: ImageNet-21k is not among TFDS's prepared sets: give your own as `--config.data.train=folder:PATH`, and its number
-of classes follows from the folder.
+RandAugment(2, 10); sigmoid loss, head bias -10). As there, training crops are resized bilinearly, and the weight decay of
+1e-4 follows the schedule but is not multiplied by the learning rate.
+Differences: big_vision's mixup keeps the larger share for the image itself (max of lambda and 1 - lambda) and mixes it
+with the next in the batch, where ours is timm's; its evaluation shrinks images by area averaging, where ours is bilinear,
+too; it also evaluates on the last hundredth of the training set. Its own file uses average pooling for i21k; the released
+AugReg weights use the token, as here.
+Data: TFDS does not prepare ImageNet-21k by itself: give your own as `--config.data.train=folder:PATH`; the number of
+classes follows from the folder.
 Hardware: a TPU v3-128 or 16 80-GB GPUs, about a day for i1k. Expected top-1 on ImageNet-1k: about 79 (i1k, 300 epochs);
 i21k, fine-tuned at 384 with configs/vit_b16_finetune_384.py: 85.49 (vision_transformer's README).
 """
@@ -34,7 +34,7 @@ def get_config(arg="i1k"):
         c.data.train = "tfds:imagenet2012:train[:99%]"
         c.data.eval = "tfds:imagenet2012:validation"
         c.evals.minival = dict(kind="classification", source="tfds:imagenet2012:train[99%:]", every="1 epochs")
-        c.checkpoint.best = "minival/top1"  # and not by what is reported
+        c.checkpoint.best = "minival/top1"  # not the reported metric
         c.data.augment = dict(policy="randaug(2,15)", mixup=0.5)
     elif arg == "i21k":
         c.model = dict(name="vit_b16", pool="token", head_bias_init=-10.0)

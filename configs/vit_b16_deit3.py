@@ -5,9 +5,9 @@ README_revenge.md: LAMB at 3e-3, 3-Augment, mixup 0.8, cutmix 1.0, binary cross-
 1e-4, drop path 0.2, positions not added to the class token, 800 epochs at 192 pixels; then 20 epochs of AdamW at 224.
 The commands' `--opt fusedlamb` is apex's FusedLAMB, which clips the gradient's norm at 1.0 unless told otherwise; the
 AdamW of the second phase does not clip.
-Its cosine schedule steps by epoch, and so does this. Its training crops are 0.08-1 of the area.
+Its cosine schedule steps by epoch, as here. Its training crops are 0.08-1 of the area.
 Hardware: 64 TPU v4 chips, 9.5 hours (deit3-jax's figure for 800 epochs). Expected top-1: 83.8 (theirs), 83.91 (deit3-jax).
-The last hundredth of the training set is held out, to choose the best checkpoint by; the published recipe trains on it, too.
+The last hundredth of the training set is held out to choose the best checkpoint; the published recipe trains on it, too.
 """
 
 from vision_jax.config import base_config
@@ -28,7 +28,7 @@ def get_config(arg="pretrain"):
     c.data.train = "tfds:imagenet2012:train[:99%]"
     c.data.eval = "tfds:imagenet2012:validation"
     c.evals.minival = dict(kind="classification", source="tfds:imagenet2012:train[99%:]", every="1 epochs")
-    c.checkpoint.best = "minival/top1"  # and not by what is reported
+    c.checkpoint.best = "minival/top1"  # not the reported metric
     c.data.mean = (0.485, 0.456, 0.406)
     c.data.std = (0.229, 0.224, 0.225)
     c.data.eval_crop = 1.0

@@ -2,8 +2,9 @@
 
 Recipe: our own, after DeiT's: patch 4 on 32 pixels (64 tokens), RandAugment, mixup, cutmix, drop path 0.1.
 Hardware: meant for one GPU; 2 CPU cores do 60 images/s. The whole recipe has not been run yet. Measured top-1: 0.516
-after 3 epochs (40 minutes of 2 undisturbed cores) with `--config.duration="3 epochs" --config.schedule.warmup="100 steps"
---config.batch_size=128`, and `augment.mixup`, `.cutmix` and `.policy` off, which need more epochs to pay.
+after 3 epochs (40 minutes on 2 otherwise idle cores) with `--config.duration="3 epochs"
+--config.schedule.warmup="100 steps" --config.batch_size=128`, without `augment.mixup`, `.cutmix` and `.policy`, which take
+more epochs to pay off.
 Prepare the TFDS set with `tfds build cifar10 --file_format=array_record`.
 """
 

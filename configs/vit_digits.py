@@ -1,4 +1,4 @@
-"""A small ViT on scikit-learn's 1,797 handwritten digits: the first thing to run, and the fastest whole path.
+"""A small ViT on scikit-learn's 1,797 handwritten digits: the first thing to run, and the fastest complete example.
 
 Recipe: our own. A ViT has no built-in notion of neighbourhood or shift and needs augmentation on so little data: with
 the random affine transform it reaches 0.99, without it about 0.94.

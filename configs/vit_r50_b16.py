@@ -15,7 +15,7 @@ def get_config():
     c.data.train = "tfds:imagenet2012:train[:99%]"
     c.data.eval = "tfds:imagenet2012:validation"
     c.evals.minival = dict(kind="classification", source="tfds:imagenet2012:train[99%:]", every="1 epochs")
-    c.checkpoint.best = "minival/top1"  # and not by what is reported
+    c.checkpoint.best = "minival/top1"  # not the reported metric
     c.data.augment = dict(crop_area=(0.05, 1.0), flip=True)
     c.data.workers = 32
     c.batch_size = 4096

@@ -1,6 +1,6 @@
-"""What a model's outputs are to people: classes, labels that a CLIP chooses from, numbers, or features.
+"""What a model's outputs mean to people: classes, labels that a CLIP chooses from, numbers, or features.
 
-jax is imported where something is computed.
+jax is imported only where something is computed.
 """
 
 import sys
@@ -18,7 +18,7 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 
 
 class Answering(NamedTuple):
-    """How a model answers. `names`: number of an output -> its name, of those that are shown; the rest: see `Outputs`."""
+    """How a model answers. `names`: number of an output -> its name, for the outputs shown; the rest: see `Outputs`."""
 
     function: Callable  # (variables, images) -> float32[B, outputs]
     names: dict[int, str]
@@ -27,7 +27,7 @@ class Answering(NamedTuple):
 
 
 def answering_of(source, model, variables: dict, classes: tuple, templates: str, tokenizer: str) -> Answering:
-    """How a source's model answers, with `classes` to choose from, or its own where they are ()."""
+    """How a source's model answers, with `classes` to choose from, or its own if they are ()."""
     from vision_jax.models.clip import CLIP
     from vision_jax.weights.work_folder import Outputs
 
@@ -39,13 +39,13 @@ def answering_of(source, model, variables: dict, classes: tuple, templates: str,
     own, count = (getattr(each, "num_classes", len(source.outputs.names)) for each in (source.create_model(), model))
     if not count:
         raise ConfigError("--model has no classes: --features=FILE.npz writes what it makes of pictures")
-    outputs = source.outputs if own == count else Outputs()  # of a new head the source knows nothing
+    outputs = source.outputs if own == count else Outputs()  # the source knows nothing about a new head
     shown = class_names(outputs.names, count, names)
     return Answering(answers(model, outputs), shown, outputs.activation, outputs.exclusive)
 
 
 def answers(model, outputs) -> Callable:
-    """(variables, images) -> float32[B, outputs]: probabilities of classes, or numbers in their own units."""
+    """(variables, images) -> float32[B, outputs]: class probabilities, or numbers in their own units."""
     import jax
 
     activation = {"softmax": jax.nn.softmax, "sigmoid": jax.nn.sigmoid, "identity": jax.nn.identity}[outputs.activation]
@@ -64,10 +64,10 @@ def answers(model, outputs) -> Callable:
 
 
 def class_names(names: Sequence[str], count: int, labels: Sequence[str]) -> dict[int, str]:
-    """Number -> name of those of a classifier's `count` outputs that are shown.
+    """Number -> name, for those of a classifier's `count` outputs that are shown.
 
-    `labels` are some of the `names` that the source has for its outputs, which alone are shown, or others for all of them,
-    in their order. Without labels all are shown; those without a name by their numbers.
+    `labels` are either some of the source's `names`, and then only these are shown, or other names for all outputs, in
+    their order. Without labels all outputs are shown; those without a name by their numbers.
     """
     own = dict(zip(range(count), names, strict=False))
     if not labels:
@@ -85,10 +85,10 @@ def class_names(names: Sequence[str], count: int, labels: Sequence[str]) -> dict
 
 
 def names_and_prompts(source, classes: tuple, templates: str) -> tuple[dict[int, str], list[list[str]]]:
-    """(number -> name, [classes][templates]) of what a CLIP chooses from: `classes`, or those of the run that it is of.
+    """(number -> name, [classes][templates]) for a CLIP to choose from: `classes`, or those of the run that it comes from.
 
-    A run is asked with the templates that it is evaluated with. Digits that it learned by their figures are named in words,
-    which stand for the figures; of other classes that it did not learn a line on stderr tells.
+    A run's model gets the templates that it is evaluated with. Digits that it learned as figures are named by words, which
+    stand for the figures; other classes that it did not learn are reported in a line on stderr.
     """
     from vision_jax.evaluation.prompts import class_prompts, open_templates, run_prompts
 
@@ -101,7 +101,7 @@ def names_and_prompts(source, classes: tuple, templates: str) -> tuple[dict[int,
     }
     figure_of = {word: figure for figure, word in word_of.items()}
     asked = classes or own
-    if learned:  # whose underscores are spaces in texts
+    if learned:  # underscores in learned names are spaces in texts
         words = (each.name.replace("_", " ") for each in asked)
         asked = [each._replace(name=figure_of.get(w.lower(), w)) for each, w in zip(asked, words, strict=True)]
     if learned and (new := [each.name for each in asked if each.name not in learned]):
@@ -112,7 +112,7 @@ def names_and_prompts(source, classes: tuple, templates: str) -> tuple[dict[int,
 
 
 def label_probabilities(model, variables: dict, prompts: Sequence[Sequence[str]], tokenizer: str) -> Callable:
-    """(variables, images) -> float32[B, labels] of a CLIP; prompts: [labels][templates]."""
+    """(variables, images) -> float32[B, labels] for a CLIP; prompts: [labels][templates]."""
     import jax
 
     from vision_jax.data.tokenizers import open_tokenizer
@@ -125,7 +125,7 @@ def label_probabilities(model, variables: dict, prompts: Sequence[Sequence[str]]
             f"--tokenizer={tokenizer} has {tokenize.vocab_size} tokens, the model's vocabulary {model.vocab_size}"
         )
     embed = jax.jit(lambda variables, tokens: model.apply(variables, tokens, normalize=True, method=CLIP.encode_text))
-    texts = [embed(variables, tokenize(each)) for each in prompts]  # as many a label, so that one shape compiles
+    texts = [embed(variables, tokenize(each)) for each in prompts]  # equally many per label, so that one shape compiles
     labels, embed_pictures = ensembled(np.concatenate(texts), len(prompts)), features(model)
 
     def probabilities(variables, images):
@@ -137,12 +137,12 @@ def label_probabilities(model, variables: dict, prompts: Sequence[Sequence[str]]
 
 
 def is_sigmoid(model) -> bool:
-    """Whether a CLIP was trained to tell each pair on its own, as SigLIP."""
+    """Whether a CLIP was trained to judge each pair separately, like SigLIP."""
     return model.logit_bias_init is not None
 
 
 def features(model) -> Callable:
-    """(variables, images) -> float32[B, D]: a CLIP's embeddings of length 1, otherwise what a head would see."""
+    """(variables, images) -> float32[B, D]: a CLIP's embeddings of length 1, else the input of a head."""
     from vision_jax.models.clip import CLIP
     from vision_jax.models.inference import encode
 
@@ -152,9 +152,9 @@ def features(model) -> Callable:
 
 
 def likeliest(row: np.ndarray, answering: Answering, top: int | None) -> list[int]:
-    """Numbers of the outputs that are shown, the likeliest first, equal ones in their order; of numbers all in order.
+    """Numbers of the outputs that are shown, likeliest first, equal ones in their order; for regression, all in order.
 
-    `top` is how many at most; None stands for 5 of classes of which one is right, and else for all.
+    `top` is the maximum; None stands for 5 if exactly one class is right, else for all.
     """
     numbers = np.array(list(answering.names))
     order = slice(None) if answering.activation == "identity" else np.argsort(-row[numbers], kind="stable")

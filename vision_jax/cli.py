@@ -34,7 +34,7 @@ def usage() -> str:
 
 @report_errors
 def main() -> None:
-    sys.path.append(os.getcwd())  # where one's own parts may be, as with python -m
+    sys.path.append(os.getcwd())  # for the user's own parts, as with python -m
     command, *rest = sys.argv[1:] or ["--help"]
     if command in ("-h", "--help"):
         print(usage())

@@ -26,11 +26,11 @@ from vision_jax.signals import heard
 from vision_jax.synonyms import argument_hint
 from vision_jax.values import plain, shown, text
 
-MESSAGE = 1000  # characters of an error that are printed
+MESSAGE = 1000  # the number of characters of an error that are printed
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises ConfigError instead of printing the usage, and for words that cannot be told on a screen."""
+    """Raises ConfigError instead of printing the usage, also for words that a screen cannot show."""
 
     def __init__(self, *args, formatter_class=argparse.RawTextHelpFormatter, **options):
         super().__init__(*args, formatter_class=formatter_class, **options)
@@ -57,7 +57,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def unknown_argument(words: Sequence[str], options: Sequence[str], takes_keys: bool = False) -> ConfigError:
-    """The error of the first of some `words` of a command line, which no option takes; see `argument_hint`."""
+    """The error for the first of some `words` of a command line that no option takes; see `argument_hint`."""
     word, options = words[0], [*options, *["--config.KEY=VALUE"] * takes_keys]
     if takes_keys and not word.startswith("-") and (word in shipped_configs() or os.path.isfile(word)):
         hint = f"; did you mean --config={word}?"
@@ -67,7 +67,7 @@ def unknown_argument(words: Sequence[str], options: Sequence[str], takes_keys: b
 
 
 def report_errors(command: Callable[[], None]) -> Callable[[], None]:
-    """`command`, whose errors for people become one line on stderr and their exit status: see `vision_jax.errors`."""
+    """`command`, with errors meant for people turned into one line on stderr and a status: see `vision_jax.errors`."""
 
     @functools.wraps(command)
     def reporting() -> None:
@@ -97,7 +97,7 @@ def _status_of(command: Callable[[], None]) -> int:
 
 
 def _told(error: Exception) -> tuple[int, str]:
-    """(exit status, line) for an error that is for people, (0, "") for any other."""
+    """(exit status, line) for an error meant for people, (0, "") for any other."""
     if isinstance(error, ConfigError | RunError):
         return 2 if isinstance(error, ConfigError) else 1, printable(" ".join(str(error).split()), MESSAGE)
     if isinstance(error, ModuleNotFoundError):
@@ -110,7 +110,7 @@ def _told(error: Exception) -> tuple[int, str]:
 
 
 def _lacking() -> list[str]:
-    """What training requires, of the extra `train`, and is not installed."""
+    """The requirements of the extra `train` that are not installed."""
     found = importlib.metadata.distributions
     lines = [line.partition(";") for package in found(name="vision_jax") for line in package.requires or ()]
     of_train = [requirement.strip() for requirement, _, extra in lines if "train" in extra]
@@ -118,8 +118,8 @@ def _lacking() -> list[str]:
 
 
 def _leave(status: int) -> None:
-    """Ends the process though native code, such as a compilation, is at work in threads, which would crash the usual way."""
-    gc.collect()  # what the error held, as batches in memory shared with workers
+    """Ends the process even while native code, such as a compilation, runs in threads; a normal exit would crash them."""
+    gc.collect()  # what the error kept alive, such as batches in memory shared with workers
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
@@ -144,7 +144,7 @@ def _of_machine(error: RuntimeError | AssertionError | MemoryError) -> tuple[int
 
 
 def shipped_configs() -> dict[str, pathlib.Path]:
-    """Name -> file of the experiments that come along: in the package where that is installed, beside it in a checkout."""
+    """Name -> file of the configs that come along: in the package if it is installed, beside it in a checkout."""
     package = pathlib.Path(__file__).parent
     files = list(package.glob("configs/*.py")) or package.parent.glob("configs/*.py")
     return {file.stem: file for file in sorted(files)}
@@ -171,15 +171,15 @@ def _configs_in(folder: pathlib.Path) -> list[str]:
 
 
 def _is_config(path: pathlib.Path) -> bool:
-    """Whether a file may define `get_config`; one that does not is not run, whatever it would do."""
+    """Whether a file may define `get_config`; other files are not run, whatever they contain."""
     with open_regular(path) as file:
         return b"get_config" in file.read(2**20)
 
 
 def load_config(spec: str) -> Section:
-    """The config of "FILE", "FILE:ARG", "NAME" or "NAME:ARG": what `get_config()` or `get_config(ARG)` there returns.
+    """The config for "FILE", "FILE:ARG", "NAME" or "NAME:ARG": what `get_config()` or `get_config(ARG)` there returns.
 
-    NAME is one of `shipped_configs`; a file of that path goes first.
+    NAME is one of `shipped_configs`; a file of that path takes precedence.
     """
     name, _, arg = spec.partition(":")
     path = _config_file(name)
@@ -189,7 +189,7 @@ def load_config(spec: str) -> Section:
             " vision_jax.config.base_config() made"
         )
     try:
-        loader = importlib.machinery.SourceFileLoader(path.stem, str(path))  # whatever the suffix
+        loader = importlib.machinery.SourceFileLoader(path.stem, str(path))  # for any suffix
         module = importlib.util.module_from_spec(importlib.util.spec_from_loader(path.stem, loader))
         loader.exec_module(module)
     except (Exception, SystemExit) as error:
@@ -213,7 +213,7 @@ def load_config(spec: str) -> Section:
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `vj.load_pretrained` takes besides the source; see `source_arguments`."""
+    """Adds the arguments of `vj.load_pretrained` other than the source; see `source_arguments`."""
     parser.add_argument("--image_size", help="pixels a side, or HEIGHTxWIDTH (default: the model's)")
     parser.add_argument("--revision", help="branch, tag or commit of a model of the hub")
     parser.add_argument("--checkpoint", default="last", help="of a work folder: last, best or a step (default: last)")
@@ -223,8 +223,8 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def source_arguments(args: argparse.Namespace, source: str) -> dict[str, typing.Any]:
-    """Keyword arguments of `vj.load_pretrained`. Raises ConfigError naming the one that cannot be read, and where there is
-    no such `source` or checkpoint of it: what a user may have got wrong is looked at before jax is imported.
+    """Keyword arguments for `vj.load_pretrained`. Raises ConfigError naming one that cannot be read, or if `source` or its
+    checkpoint does not exist: what a user may have got wrong is checked before jax is imported.
     """
     from vision_jax.weights.hub import local_path
     from vision_jax.weights.work_folder import is_work_folder, locate
@@ -243,7 +243,7 @@ def source_arguments(args: argparse.Namespace, source: str) -> dict[str, typing.
 
 
 def check_checkpoint(name: str, takes_folder: bool = False) -> None:
-    """Raises ConfigError for what `--checkpoint` cannot mean in any run."""
+    """Raises ConfigError if no run can have this `--checkpoint`."""
     if name not in ("last", "best") and not name.isdecimal() and not (takes_folder and os.path.exists(name)):
         kinds = "last, best, a step or a folder" if takes_folder else "last, best or a step"
         close = nearest(name, ("last", "best"))
@@ -262,7 +262,7 @@ def _fields(option: str, words: list[str]) -> dict[str, typing.Any]:
 
 
 def apply_overrides(argv: list[str], config: Section, known: Sequence[str] = ()) -> None:
-    """Sets what `--config.KEY=VALUE` arguments say; sections merge. `known`: the command's other arguments, for messages."""
+    """Applies `--config.KEY=VALUE` arguments; sections merge. `known`: the command's other arguments, for messages."""
     for key, value in sorted(
         parse_overrides(argv, config, known), key=lambda pair: pair[0].rpartition(".")[2] not in CHOOSE
     ):
@@ -274,7 +274,7 @@ def apply_overrides(argv: list[str], config: Section, known: Sequence[str] = ())
 def parse_overrides(argv: list[str], config: Section, known: Sequence[str] = ()) -> list[tuple[str, object]]:
     """(dotted key, value) of each `--config.KEY=VALUE` or `--config.KEY VALUE`; `--config.KEY` alone is True.
 
-    A value is read as a Python literal unless the key takes text; text that is no literal stays text.
+    A value is read as a Python literal unless the key takes text; text that is not a literal stays text.
     """
     overrides, words = [], list(argv)
     while words:
@@ -294,7 +294,7 @@ def _type_of(key: str, config: Section):
     section = config
     for depth, name in enumerate(parents):
         if section.is_open and name not in section:
-            return None  # a mapping among a model's fields, of which nothing is set yet
+            return None  # a mapping among a model's fields, still empty
         section = section[name]
         if not isinstance(section, Section):
             raise ConfigError(f"config key '{'.'.join(parents[: depth + 1])}' has no keys of its own, got '{key}'")
@@ -306,7 +306,7 @@ def _value(text: str, kind):
     if kinds == (str,):
         return text
     try:
-        with warnings.catch_warnings(action="ignore"):  # of an invalid escape in a text
+        with warnings.catch_warnings(action="ignore"):  # about an invalid escape in a text
             return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # as deep nesting, or a list as a key
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # e.g. deep nesting, or a list as a key
         return {"true": True, "false": False, "none": None}.get(text.lower(), text)

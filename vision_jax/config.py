@@ -1,6 +1,6 @@
 """The config of an experiment: sections whose keys, types and defaults are those of `vision_jax.schema`.
 
-A config file says only what differs from the defaults:
+A config file contains only what differs from the defaults:
 
     from vision_jax.config import base_config
 
@@ -12,7 +12,7 @@ A config file says only what differs from the defaults:
         return c
 
 Unknown keys and wrong types raise `ConfigError` where they are assigned, and name the nearest known key. This module
-imports neither jax nor any model, so that config files load anywhere at once.
+imports neither jax nor any model, so that config files load anywhere and fast.
 """
 
 import functools
@@ -32,36 +32,36 @@ from vision_jax.schema import CHOOSE, IMPORTED, SCHEMA, Duration, Key, Part, Sev
 from vision_jax.synonyms import key_hint
 from vision_jax.values import plain, shown
 
-_IDENTIFIER = re.compile(r"[A-Za-z]\w*", re.ASCII)  # of a model's field
+_IDENTIFIER = re.compile(r"[A-Za-z]\w*", re.ASCII)  # for a model's field
 
 
 class Section(MutableMapping, ml_collections.ConfigDict):
     """A section of the config: a mapping, also by attributes, whose keys, types and choices come from the schema.
 
-    Equal to any mapping of the same keys and values. A copy, deep or not, and what pickle gives back share nothing with
+    Equal to any mapping with the same keys and values. Copies, deep or shallow, and unpickled sections share nothing with
     the original.
     """
 
     def __init__(self, entry: dict | Part | Several, path: str = "", part: str = ""):
-        """part: that of the section where none of its own keys says it, and it is not the schema's default."""
-        ml_collections.ConfigDict.__init__(self, type_safe=False)  # the schema checks types, more closely
-        vars(self).update(_entry=entry, _path=path, _part=part, _set={})  # _set: sections, and what is no default
+        """part: the section's part, if none of its own keys names it and it is not the schema's default."""
+        ml_collections.ConfigDict.__init__(self, type_safe=False)  # the schema checks types more strictly
+        vars(self).update(_entry=entry, _path=path, _part=part, _set={})  # _set: sections, and values set explicitly
         for name, inner in self._schema.items():
             if not isinstance(inner, Key):
                 self._set[name] = Section(inner, f"{path}{name}.")
 
     @property
     def _fields(self) -> dict[str, Any]:
-        """What a ConfigDict keeps under this name, for its own methods, as printing."""
+        """What a ConfigDict keeps under this name; its own methods, such as printing, read it."""
         return {name: self[name] for name in self}
 
     @_fields.setter
     def _fields(self, _: dict) -> None:
-        """Which a ConfigDict does when it is made, before there is anything to keep."""
+        """Does nothing: a ConfigDict sets this when it is created, before there is anything to keep."""
 
     @property
     def _schema(self) -> dict:
-        """The keys that this section has, whatever else it takes."""
+        """The keys that the schema has for this section; it may take others, too."""
         entry = self._entry
         if isinstance(entry, Part):
             return entry.keys | entry.own.get(self.part, {})
@@ -69,7 +69,7 @@ class Section(MutableMapping, ml_collections.ConfigDict):
 
     @property
     def part(self) -> str:
-        """The name of the part that this is the section of."""
+        """The name of the part that this section belongs to."""
         if not isinstance(self._entry, Part):
             return ""
         by, keys = self._entry.by, self._entry.keys
@@ -77,12 +77,12 @@ class Section(MutableMapping, ml_collections.ConfigDict):
 
     @property
     def own_fields(self) -> dict[str, Any]:
-        """What is set here of the part's own fields, those of a built-in one with their defaults."""
+        """The values of the part's own fields that are set here; for a built-in part, with defaults."""
         return {name: value for name, value in to_dict(self).items() if name not in self._entry.keys}
 
     @property
     def explicit(self) -> dict[str, Any]:
-        """What was set here, be it the default, as plain nested dictionaries: neither of a default nor of a part's name."""
+        """What was set here, even to the default, as plain nested dictionaries: no other defaults, and none from a name."""
         return {name: value.explicit if isinstance(value, Section) else value for name, value in self._set.items()}
 
     def __setitem__(self, name: str, value: Any) -> None:
@@ -97,7 +97,7 @@ class Section(MutableMapping, ml_collections.ConfigDict):
             if self[name] != before:
                 self._chosen(name, before)
         elif isinstance(value, Mapping):
-            if not isinstance(self._set.get(name), Section):  # among the fields of a part
+            if not isinstance(self._set.get(name), Section):  # a mapping among the fields of a part
                 self._set[name] = Section(Part({}, {}, ""), f"{self._path}{name}.")
             self._set[name].merge(value)
         elif entry is not None:
@@ -119,7 +119,7 @@ class Section(MutableMapping, ml_collections.ConfigDict):
             self._set[name] = section
 
     def _chosen(self, key: str, before: str) -> None:
-        """Where `key` chooses a part, what was set of another's own fields goes, but what built-in ones, or models, share."""
+        """If `key` chooses a part, removes fields set for another part, except those shared by built-in parts or models."""
         for section in (self, *self._set.values()):
             entry = section._entry if isinstance(section, Section) else None
             if not isinstance(entry, Part) or entry.by != key or (section is self) != (key in entry.keys):
@@ -131,7 +131,7 @@ class Section(MutableMapping, ml_collections.ConfigDict):
                 del section._set[name]
 
     def merge(self, values: Mapping) -> None:
-        """Sets what is named, so that all else stays; first what chooses the part whose fields the others are."""
+        """Sets the given values and keeps the others; keys that choose a part come first, before the part's fields."""
         for key in sorted(values, key=lambda key: key not in CHOOSE):
             self[key] = values[key]
 
@@ -163,7 +163,7 @@ class Section(MutableMapping, ml_collections.ConfigDict):
     def __setattr__(self, name: str, value: Any) -> None:
         self[name] = value
 
-    def __getattr__(self, name: str) -> Any:  # where the class has no attribute of that name
+    def __getattr__(self, name: str) -> Any:  # called if the class has no attribute of that name
         if name.startswith("_"):
             raise AttributeError(name)
         return self[name]
@@ -185,7 +185,7 @@ class Section(MutableMapping, ml_collections.ConfigDict):
 
     @property
     def is_open(self) -> bool:
-        """Whether other keys than the schema's may be set."""
+        """Whether keys outside the schema may be set."""
         return not isinstance(self._entry, dict) and not (
             isinstance(self._entry, Part) and self.part in self._entry.own
         )
@@ -208,12 +208,12 @@ def _section(path: str, part: str, values: Mapping) -> Section:
 
 
 def base_config() -> Section:
-    """A config with every default, to be changed by an experiment file."""
+    """A config with every default, for an experiment file to change."""
     return Section(SCHEMA)
 
 
 def check(path: str, key: Key, value: Any) -> Any:
-    """`value` as the key's type; raises ConfigError naming the key, the value and what would be right."""
+    """`value` converted to the key's type; raises ConfigError naming the key, the value and what would be right."""
     value = plain(f"config key '{path}'", value)
     if key.type is Duration:
         parse_duration(value, path)
@@ -242,7 +242,7 @@ def to_dict(config: Section) -> dict:
 
 
 def from_dict(values: Mapping) -> Section:
-    """The config that `to_dict` made `values` of; raises ConfigError where a key is not (or no longer) known."""
+    """The config from which `to_dict` made `values`; raises ConfigError if a key is not (or no longer) known."""
     if not isinstance(values, Mapping):
         raise ConfigError(f"a config is a mapping from keys to values, got {shown(values)}")
     config = base_config()
@@ -275,7 +275,7 @@ def parse_duration(duration: str, key: str) -> tuple[float, str]:
 def steps_of(duration: str, batch_size: int, num_examples: int, key: str = "duration") -> int:
     """The duration in steps, rounded, at least 1 unless it is zero; an epoch is num_examples / batch_size steps.
 
-    Raises ConfigError naming the key where it is no duration, or one of more steps than JAX counts.
+    Raises ConfigError naming the key if it is not a duration, or has more steps than JAX counts.
     """
     number, unit = parse_duration(duration, key)
     steps = number * {"step": 1.0, "epoch": num_examples / batch_size, "example": 1 / batch_size}[unit]
@@ -285,7 +285,7 @@ def steps_of(duration: str, batch_size: int, num_examples: int, key: str = "dura
 
 
 def set_key(config: Section, key: str, value: object) -> None:
-    """Sets what a dotted key such as "model.width" names; a mapping merges into the section there."""
+    """Sets a dotted key such as "model.width"; a mapping merges into the section there."""
     first, *rest = key.split(".")
     config[first] = functools.reduce(lambda inner, name: {name: inner}, reversed(rest), value)
 

@@ -1,11 +1,11 @@
-"""Weights from one project's format into another's.
+"""Converts weights from one project's format to another's.
 
     vision-jax convert runs/vit hf_vit --format=hf                     # for transformers
     vision-jax convert ViT-B-32.pt clip --format=open_clip
     vision-jax convert google/vit-base-patch16-224 timm_vit --format=timm --set norm_eps=1e-6
 
-SOURCE is whatever `vj.load_pretrained` takes, DEST a folder that is not there yet. How pictures are prepared and what the
-classes are called goes along where the source says it.
+SOURCE is whatever `vj.load_pretrained` takes, DEST a folder that does not exist yet. Image preparation and class names
+are converted, too, if the source has them.
 """
 
 import pathlib
@@ -20,7 +20,7 @@ TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_conf
 
 
 def convert(source: str, folder: pathlib.Path, format: str, **arguments) -> None:
-    """arguments: those of `vj.load_pretrained`."""
+    """arguments: passed on to `vj.load_pretrained`."""
     check_format(format)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"'{folder}' is there already: DEST is a new or an empty folder")

@@ -1,4 +1,4 @@
-"""The errors that end a command in one line, and what they mean for its exit status."""
+"""The errors that end a command with one line, and their exit status."""
 
 import difflib
 import signal
@@ -17,20 +17,20 @@ class UnknownKey(ConfigError, AttributeError, KeyError):
 
 
 class RunError(RuntimeError):
-    """What stops a run from outside its config: a full disk, a lost worker. The message says what is safe. Exit status 1."""
+    """A cause outside the config stops a run: a full disk, a lost worker. The message says what is safe. Exit status 1."""
 
 
 def not_installed(what: str, package: str, install: str = "") -> ConfigError:
-    """The error of `what`, which needs a package; `install`: what pip takes, where that is not the package's name."""
+    """The error for `what`, which needs a package; `install`: what pip takes, if that is not the package's name."""
     return ConfigError(
         f"{what} needs the package '{package}', which is not installed: pip install {install or package}"
     )
 
 
 class Stopped(BaseException):
-    """A signal stopped the command, which has put in order what it had begun. Exit status 128 + the signal's number.
+    """A signal stopped the command, which has cleaned up what it had begun. Exit status 128 + the signal's number.
 
-    No `Exception`, since it may be raised anywhere, and must pass what mends errors there.
+    Not an `Exception`, since it may be raised anywhere and must pass through handlers of errors there.
     """
 
     def __init__(self, number: int, message: str = ""):
@@ -39,7 +39,7 @@ class Stopped(BaseException):
 
 
 def did_you_mean(name: Any, known: Iterable) -> str:
-    """The end of a message on an unknown name: the nearest known one, else those known where they are few."""
+    """The end of a message about an unknown name: the nearest known one, else all known ones if they are few."""
     known = sorted(map(str, known))
     if close := nearest(name, known):
         return f"; did you mean '{close}'?"
@@ -47,5 +47,5 @@ def did_you_mean(name: Any, known: Iterable) -> str:
 
 
 def nearest(name: Any, known: Iterable[str], likeness: float = 0.6) -> str:
-    """The known name that is most like another, "" where none is alike."""
+    """The known name most similar to another, "" if none is similar."""
     return next(iter(difflib.get_close_matches(str(name)[:200], sorted(known), 1, likeness)), "")

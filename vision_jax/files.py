@@ -1,4 +1,4 @@
-"""Files: those that a stranger may have made are read within bounds, one's own appear whole or not at all."""
+"""Files: untrusted ones are read within limits, our own are written completely or not at all."""
 
 import contextlib
 import errno
@@ -16,14 +16,14 @@ from vision_jax.errors import ConfigError, nearest
 
 
 class NotRegular(OSError):
-    """What lies at a path is no regular file: a pipe or a device, reading which may wait for ever or never end."""
+    """Something other than a regular file, such as a pipe or a device; reading it may block forever or never end."""
 
     def __init__(self, kind: str, path: str):
         super().__init__(0, f"it is {kind}, not a regular file", path)
 
 
 _MOST_EXTENTS = 10_000  # of a file with holes that are added up
-_NAMES = 10_000  # of a folder's entries that are compared with a name that is not there
+_NAMES = 10_000  # entries of a folder that are compared with a missing name
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -34,9 +34,9 @@ _KINDS = {
 
 
 def open_regular(path: str | os.PathLike) -> BinaryIO:
-    """The file at `path` (links are followed), open for reading, unbuffered. Never waits.
+    """The file at `path` (links are followed), open for reading, unbuffered. Never blocks.
 
-    Raises OSError whose `strerror` says what is wrong, `NotRegular` among them.
+    Raises OSError, possibly `NotRegular`, whose `strerror` says what is wrong.
     """
     path = os.fspath(path)
     if "\0" in path:
@@ -57,9 +57,9 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
 
 @contextlib.contextmanager
 def whole_file(path: pathlib.Path) -> Iterator[BinaryIO]:
-    """A stream into a file beside `path` that takes its place when the block ends, and vanishes where the block fails.
+    """A stream into a file beside `path` that replaces it when the block ends, and disappears if the block fails.
 
-    At every moment `path` holds either what it held before or all that is new; processes may write it at the same time.
+    At every moment `path` holds either its old content or all of the new; several processes may write it at the same time.
     """
     part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
     try:
@@ -75,12 +75,12 @@ def whole_file(path: pathlib.Path) -> Iterator[BinaryIO]:
 
 
 def user_path(name: str | os.PathLike) -> pathlib.Path:
-    """The path that a user names, "~" at its start replaced. Raises ConfigError where no file can be there or be seen."""
+    """The path that a user gives, with "~" at its start expanded. Raises ConfigError if no file can exist or be seen."""
     path = os.path.expanduser(name)
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
-        pass  # it may be one that will be made
+        pass  # it may be a path yet to be created
     except OSError as error:
         raise ConfigError(f"'{printable(path)}': {error.strerror}") from None
     except ValueError:
@@ -89,7 +89,7 @@ def user_path(name: str | os.PathLike) -> pathlib.Path:
 
 
 def nearest_path(name: str | os.PathLike) -> str:
-    """The end of a message on a path where nothing is: the path most like it, "" where none is alike."""
+    """The end of a message about a path that does not exist: the most similar path, "" if none is similar."""
     first, *rest = pathlib.Path(os.path.expanduser(name)).parts or ("",)
     found = pathlib.Path(first if os.path.isabs(first) else "")
     for part in rest if os.path.isabs(first) else (first, *rest):
@@ -104,7 +104,7 @@ def nearest_path(name: str | os.PathLike) -> str:
 
 
 def size_on_disk(stream: BinaryIO) -> int:
-    """Bytes of an open file that are not holes. What a file system compresses, or does not count, is no hole."""
+    """Bytes of an open file outside its holes. What the file system compresses, or does not count, is not a hole."""
     stat = os.fstat(stream.fileno())
     if 512 * stat.st_blocks >= stat.st_size:
         return stat.st_size
@@ -116,7 +116,7 @@ def size_on_disk(stream: BinaryIO) -> int:
             size += position - start
         return size
     except OSError as error:
-        return size if error.errno == errno.ENXIO else stat.st_size  # no data follow; or holes are unknown
+        return size if error.errno == errno.ENXIO else stat.st_size  # no more data; or holes are not supported
     finally:
         os.lseek(stream.fileno(), before, os.SEEK_SET)
 
@@ -131,12 +131,12 @@ def read_regular(path: str | os.PathLike, most: int) -> bytes:
 
 
 def allowance(stream: BinaryIO) -> int:
-    """Bytes of memory that what an open file holds may take: see `vision_jax.limits`; holes in it do not count."""
+    """Bytes of memory that the content of an open file may take: see `vision_jax.limits`; holes in it do not count."""
     return limits.FILE_MEMORY + 2 * size_on_disk(stream)
 
 
 def is_folder(entry: os.DirEntry) -> bool:
-    """Whether an entry of a folder is one itself, links being followed; those that lead round in a circle are not."""
+    """Whether a folder's entry is itself a folder; follows links, except circular ones."""
     try:
         return entry.is_dir()
     except OSError:
@@ -144,12 +144,12 @@ def is_folder(entry: os.DirEntry) -> bool:
 
 
 def read_json(path: str | os.PathLike, most: int = limits.JSON_BYTES, pairs: Callable | None = None) -> Any:
-    """The value of a JSON file. Raises OSError for the file, ValueError for what it holds."""
+    """The value of a JSON file. Raises OSError for the file, ValueError for its content."""
     return parse_json(read_regular(path, most), most, pairs)
 
 
 def read_object(path: str | os.PathLike, what: str) -> dict[str, Any]:
-    """The object that a JSON file beside weights or of a run holds. Raises ConfigError that begins with `what`."""
+    """The object in a JSON file of a run or beside weights. Raises ConfigError that begins with `what`."""
     try:
         content = read_json(path, limits.CONFIG_BYTES)
     except OSError as error:
@@ -162,7 +162,7 @@ def read_object(path: str | os.PathLike, what: str) -> dict[str, Any]:
 
 
 def parse_json(content: bytes | str, most: int = limits.JSON_BYTES, pairs: Callable | None = None) -> Any:
-    """The value of a JSON text of at most `most` bytes; `pairs` as json's object_pairs_hook. Raises ValueError alone."""
+    """The value of a JSON text of at most `most` bytes; `pairs` as json's object_pairs_hook. Raises only ValueError."""
     if len(content) > most:
         raise ValueError(f"{len(content):,} bytes of JSON, more than the {most:,} that are read")
     try:
@@ -172,6 +172,6 @@ def parse_json(content: bytes | str, most: int = limits.JSON_BYTES, pairs: Calla
 
 
 def printable(name: Any, most: int = 200) -> str:
-    """A name from a file as it may be printed: control characters and what no terminal shows escaped, its middle cut."""
+    """A name from a file, safe to print: control and undisplayable characters escaped, its middle cut out if too long."""
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name)[: 4 * most])
     return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 4 :]}"

@@ -15,7 +15,7 @@ WIDTH, COLUMN = 100, 36
 
 
 class Row(NamedTuple):
-    """A key's whole name, its entry in the schema, and the parts whose field it is, empty where it belongs to all."""
+    """A key's full name, its entry in the schema, and the parts that have it as a field (empty if it belongs to all)."""
 
     name: str
     key: Key
@@ -23,7 +23,7 @@ class Row(NamedTuple):
 
 
 class Help(argparse.Action):
-    """Prints help and ends: the usage and all keys or, for `--help KEY`, what there is to say of that key or section."""
+    """Prints help and ends: the usage and all keys or, for `--help KEY`, an explanation of that key or section."""
 
     def __call__(self, parser, namespace, key, option_string=None):
         print(explain(key) if key else f"{parser.format_help()}\n{all_keys()}")
@@ -31,7 +31,7 @@ class Help(argparse.Action):
 
 
 def rows(entry: Key | dict | Part | Several = SCHEMA, path: str = "") -> Iterator[Row]:
-    """All keys below an entry; "NAME" stands for the names that a user chooses."""
+    """All keys below an entry; "NAME" stands for a name of the user's choice."""
     if isinstance(entry, Key):
         yield Row(path, entry)
     elif isinstance(entry, Several):
@@ -58,7 +58,7 @@ def all_keys() -> str:
 
 
 def explain(name: str) -> str:
-    """What there is to say of a key, or of a section's keys. Raises ConfigError naming the nearest for any other."""
+    """An explanation of a key, or of a section's keys. Raises ConfigError naming the nearest for any other."""
     name = name.removeprefix("--").removeprefix("config.").partition("=")[0]
     known = list(rows())
     found = [row for row in known if row.name == _general(name)]
@@ -82,7 +82,7 @@ def _explained(name: str, row: Row) -> str:
 
 
 def _general(name: str) -> str:
-    """With NAME in the place of a name that a user chooses."""
+    """The name with NAME in place of a user's choice."""
     words = name.split(".")
     section = words[:2] if words[:1] == ["log"] else words[:1]
     entry = SCHEMA

@@ -4,12 +4,12 @@
     vision-jax train --config=vit_s16 --config.batch_size=512 --config.model.drop_path_rate=0.1 --workdir=...
     vision-jax eval --checkpoint=best --workdir=runs/digits
 
-`python -m vision_jax.main` is the same, with `--mode=eval` for the last. A config is a shipped one's name or a file that
-defines `get_config()`, or `get_config(arg)` for `--config=FILE:ARG`. `--config.KEY=VALUE` overrides any key of the schema
-or field of the model. Starting again with the same work folder continues the run exactly. Exit status: 0 finished, 2 an
-error that a user can mend, 1 any other, 128 + its number after a signal; errors are one line on stderr. Several processes,
-on a TPU pod, under Slurm or Open MPI, or with `--coordinator=HOST:PORT --process_id=I --num_processes=N`, are one run: see
-experiments/launch.
+`python -m vision_jax.main` is the same, with `--mode=eval` for the last. A config is the name of a shipped one or a file
+that defines `get_config()`, or `get_config(arg)` for `--config=FILE:ARG`. `--config.KEY=VALUE` overrides any key of the
+schema or field of the model. Starting again with the same work folder continues the run exactly. Exit status: 0 finished, 2
+an error that a user can fix, 1 any other, 128 + its number after a signal; errors are one line on stderr. Several
+processes, on a TPU pod, under Slurm or Open MPI, or with `--coordinator=HOST:PORT --process_id=I --num_processes=N`, form
+one run: see experiments/launch.
 """
 
 import re
@@ -39,7 +39,7 @@ OF_PROCESSES = ("--coordinator", "--process_id", "--num_processes", "--process_t
 
 
 def parse(argv: list[str], modes: Sequence[str] = ("train", "eval")):
-    """(arguments, config, work folder) of a command line; raises ConfigError where something is wrong with them."""
+    """(arguments, config, work folder) from a command line; raises ConfigError if something is wrong with them."""
     parser = Parser(f"vision-jax {'|'.join(modes)}", description=__doc__, allow_abbrev=False, add_help=False)
     parser.add_argument("-h", "--help", nargs="?", const="", action=Help, metavar="KEY", help="this, or on one key")
     parser.add_argument("--config", default="", help="FILE[:ARG] or NAME[:ARG]; to evaluate: default the work folder's")
@@ -67,7 +67,7 @@ def parse(argv: list[str], modes: Sequence[str] = ("train", "eval")):
         config = load_config(args.config)
         apply_overrides(overrides, config, known)
     elif args.mode == "train":
-        parse_overrides(overrides, base_config(), known)  # of which an unknown one may be the config
+        parse_overrides(overrides, base_config(), known)  # an unknown argument may be meant as --config
         raise ConfigError("--config=FILE or NAME is needed for training")
     workdir = local_folder(args.workdir)
     if not args.config:
@@ -84,7 +84,7 @@ def parse(argv: list[str], modes: Sequence[str] = ("train", "eval")):
 
 
 def run(argv: list[str], modes: Sequence[str] = ("train", "eval")) -> None:
-    """Does what the command line asks for: the first of the `modes` unless it says another of them."""
+    """Does what the command line asks for: the first of the `modes` unless it names another of them."""
     args, config, workdir = parse(argv, modes)
     # The command line is checked before anything heavy is imported.
     from vision_jax.training.distributed import explicit_processes, several_processes

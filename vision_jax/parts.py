@@ -1,7 +1,7 @@
-"""Parts that a config names: built in, or anyone's own as "package.module:Attribute".
+"""Parts that a config names: built in, or your own as "package.module:Attribute".
 
-A part is a class or a function; what it takes by name are its fields, which are its section of the config. An object at
-hand instead, as `vj.train` takes it, is a part called "given:NAME" inside `given`.
+A part is a class or a function; its keyword arguments are its fields, which are its section of the config. An object
+passed in Python, as to `vj.train`, is a part called "given:NAME" inside `given`.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ _objects: contextvars.ContextVar[dict[str, Any]] = contextvars.ContextVar("given
 
 @contextlib.contextmanager
 def given(objects: Mapping[str, Any]) -> Iterator[None]:
-    """Inside, "given:NAME" stands for the object of that name."""
+    """Inside, "given:NAME" stands for the object with that name."""
     token = _objects.set({**_objects.get(), **objects})
     try:
         yield
@@ -37,10 +37,10 @@ def given(objects: Mapping[str, Any]) -> Iterator[None]:
 
 
 def find(key: str, name: str, built_in: Mapping[str, str], serves: str = "__call__") -> Any:
-    """The part that the config's `key` names: one of `built_in` (name -> "module:Attribute"), or what the name imports.
+    """The part that the config's `key` names: one of `built_in` (name -> "module:Attribute"), or an imported one.
 
-    Raises ConfigError, naming the key, where there is none, where its module cannot be imported here, or where it is
-    neither a class nor a function nor has what `serves` in its place.
+    Raises ConfigError, naming the key, if there is none, if its module cannot be imported, or if it is neither a class
+    nor a function and does not have the attribute `serves`.
     """
     if name not in built_in and ":" not in name:
         raise ConfigError(
@@ -60,12 +60,12 @@ def find(key: str, name: str, built_in: Mapping[str, str], serves: str = "__call
 
 
 def has_module(name: str) -> bool:
-    """Whether there is a module of that name, which is not imported; of a dotted one its outermost package counts."""
+    """Whether a module of that name exists, without importing it; for a dotted name, checks the outermost package."""
     return name in sys.modules or importlib.util.find_spec(name.partition(".")[0]) is not None
 
 
 def import_attribute(what: str, module: str, attribute: str) -> Any:
-    """What "module:attribute" stands for; raises ConfigError that begins with `what`."""
+    """The object at "module:attribute"; raises ConfigError that begins with `what`."""
     try:
         part = importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -90,10 +90,10 @@ def import_attribute(what: str, module: str, attribute: str) -> Any:
 
 
 def build(key: str, name: str, built_in: Mapping[str, str], fields: Mapping[str, Any], *first: Any) -> Any:
-    """What the part that the config's `key` names makes of `first` and its own `fields`.
+    """The part that the config's `key` names, called with `first` and its own `fields`.
 
-    A built-in one takes of them what it reads. Raises ConfigError as `find` and `checked_fields` do, and where the part
-    raises anything.
+    A built-in part gets only the fields that it reads. Raises ConfigError like `find` and `checked_fields`, and if the
+    part raises anything.
     """
     part, what = find(key, name, built_in), f"{key}={name!r}"
     if name in built_in:
@@ -108,9 +108,9 @@ def build(key: str, name: str, built_in: Mapping[str, str], fields: Mapping[str,
 
 
 def fields_of(part: Callable) -> dict[str, tuple[Any, Any]]:
-    """name -> (type hint, default) of what a part takes by name; `dataclasses.MISSING` where there is no default.
+    """name -> (type hint, default) for a part's keyword arguments; `dataclasses.MISSING` if there is no default.
 
-    Of a class with `**others`, what its base classes take counts, too.
+    For a class with `**others`, those of its base classes count, too.
     """
     if dataclasses.is_dataclass(part):
         hints = _hints(part)
@@ -134,10 +134,10 @@ def fields_of(part: Callable) -> dict[str, tuple[Any, Any]]:
 
 
 def checked_fields(what: str, part: Callable, values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` as the part's fields take them: lists as tuples, an int as a float where that is asked for.
+    """`values` converted for the part's fields: lists to tuples, an int to a float if the hint asks for one.
 
-    Raises ConfigError, which begins with `what`, for a name that is no field, naming the nearest; for a value of another
-    type; and for a field that is missing.
+    Raises ConfigError, which begins with `what`, for a name that is not a field, naming the nearest; for a value of
+    another type; and for a missing field.
     """
     known = fields_of(part)
     for name in values:
@@ -150,7 +150,7 @@ def checked_fields(what: str, part: Callable, values: Mapping[str, Any]) -> dict
 
 
 def checked(what: str, hint: Any, value: Any) -> Any:
-    """`value`, an int as a float where `hint` asks for one; ConfigError where it is of none of the hinted types."""
+    """`value`, an int as a float if `hint` asks for one; raises ConfigError if it has none of the hinted types."""
     if hint is Any:
         return value
     hints = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
@@ -164,7 +164,7 @@ def checked(what: str, hint: Any, value: Any) -> Any:
 
 
 def _checked_items(what: str, kinds: tuple, value: tuple) -> tuple:
-    """A tuple as `tuple[int, ...]` or `tuple[int, int]` asks for, of which `kinds` are the arguments."""
+    """A tuple checked against `tuple[int, ...]` or `tuple[int, int]`, whose arguments are `kinds`."""
     if kinds[-1] is ...:
         kinds = (kinds[0],) * len(value)
     if len(kinds) != len(value):
@@ -173,7 +173,7 @@ def _checked_items(what: str, kinds: tuple, value: tuple) -> tuple:
 
 
 def frozen(value: Any) -> Any:
-    """Lists as tuples, all the way down."""
+    """Lists converted to tuples at every level."""
     if isinstance(value, Mapping):
         return {name: frozen(item) for name, item in value.items()}
     return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
@@ -183,5 +183,5 @@ def frozen(value: Any) -> Any:
 def _hints(part: Any) -> dict[str, Any]:
     try:
         return typing.get_type_hints(part)
-    except Exception:  # of names that only a type checker knows: such a part is not checked
+    except Exception:  # for names that only a type checker knows: such a part is not checked
         return {}

@@ -1,4 +1,4 @@
-"""Regular expressions that a user writes over the paths of parameters, each of which must match a whole path."""
+"""Regular expressions given by a user for paths of parameters; each must match a whole path."""
 
 import difflib
 import json
@@ -11,9 +11,9 @@ from collections.abc import Collection
 from vision_jax.errors import ConfigError
 from vision_jax.values import shown
 
-SECONDS = 2  # of computing that matching one pattern with all paths may take
+SECONDS = 2  # the computing time allowed for matching one pattern with all paths
 
-# Repeats of groups, or several repeats: only with these may the time grow beyond all bounds with a path's length.
+# Repeated groups, or several repeats: only with these may the time grow without bounds with a path's length.
 _SUSPECT = re.compile(r"\)[*+?{]|([*+}?].*){4}", re.DOTALL)
 
 _TRIAL = """
@@ -26,13 +26,13 @@ for path in paths:
 
 
 def path_pattern(what: str, pattern: str, paths: Collection[str]) -> re.Pattern:
-    """The compiled pattern, whose `fullmatch` is meant (as in big_vision): `head/.*`, not `head`.
+    """The compiled pattern, to be used with `fullmatch` (as in big_vision): `head/.*`, not `head`.
 
-    Raises ConfigError that begins with `what` where it is no regular expression, where it matches none of the parameters'
-    `paths`, and for one such as `(a+)+b` whose matching would not end: what may be such is tried in a process of its own.
+    Raises ConfigError that begins with `what` if it is not a regular expression, if it matches none of the parameters'
+    `paths`, and for one such as `(a+)+b` whose matching would not end: suspicious ones are tried in a separate process.
     """
     try:
-        with warnings.catch_warnings(action="ignore"):  # of notations that may come to mean something else
+        with warnings.catch_warnings(action="ignore"):  # about notations whose meaning may change
             compiled = re.compile(pattern)
     except (re.error, TypeError, OverflowError, RecursionError) as error:
         raise ConfigError(f"{what}: {shown(pattern)} is no regular expression ({error})") from None
@@ -47,7 +47,7 @@ def path_pattern(what: str, pattern: str, paths: Collection[str]) -> re.Pattern:
 
 
 def _ends(pattern: str, paths: list[str]) -> bool:
-    """Whether matching with the paths takes no more than `SECONDS`."""
+    """Whether matching all paths takes at most `SECONDS`."""
     command = [sys.executable, "-I", "-S", "-c", _TRIAL.format(seconds=SECONDS)]
     trial = subprocess.run(command, input=json.dumps([pattern, paths]).encode(), capture_output=True, check=False)
     return trial.returncode == 0

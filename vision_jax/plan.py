@@ -1,15 +1,15 @@
-"""Says whether a config fits the devices it is meant for and how long it takes there, without having them.
+"""Says whether a config fits the devices it is meant for and how long it takes there, without those devices.
 
     vision-jax plan --config=mae_vith --topology=v5e:16x16
     vision-jax plan --config=vit_s16 --topology=v6e:4x4*2 --search --trials=12
     vision-jax plan --config=vit_digits
 
-The very train step of the config is compiled for the topology: v4, v5e, v5p or v6e and the shape of a slice, `*N` for N
-slices, without any TPU (`pip install "jax[tpu]"`). All times are then the compiler's estimate: its static count
-of each instruction's cycles at the chip's clock, and the exchanges between chips at the full bandwidth of their links as
-if nothing overlapped; input, host and waiting are not in it. With `--topology=cpu` or `gpu` (default: what is present) a
-few steps are run on made-up batches and timed. The data need not be there. `--config.KEY=VALUE` overrides as in
-training. Exit status 1: it does not fit.
+The config's own train step is compiled for the topology: v4, v5e, v5p or v6e and the shape of a slice, `*N` for N slices,
+without any TPU (`pip install "jax[tpu]"`). All times are then the compiler's estimate: its static count of each
+instruction's cycles at the chip's clock, and the communication between chips at the full bandwidth of their links as if
+nothing overlapped; input, host and waiting are not included. With `--topology=cpu` or `gpu` (default: what is present) a
+few steps are run on made-up batches and timed. The data are not needed. `--config.KEY=VALUE` overrides as in training.
+Exit status 1: it does not fit.
 """
 
 import json
@@ -28,7 +28,7 @@ PRESENT = ("", "cpu", "gpu")
 
 
 def parse(argv: list[str]):
-    """(arguments, config) of a command line; raises ConfigError where something is wrong with them."""
+    """(arguments, config) from a command line; raises ConfigError if something is wrong with them."""
     parser = Parser("vision-jax plan", description=__doc__, allow_abbrev=False)
     parser.add_argument("--config", default="", help="FILE[:ARG] or NAME[:ARG]")
     parser.add_argument("--topology", default="", help="such as v5e:16x16, v4:4x4x4*2, cpu or gpu (default: present)")
@@ -40,7 +40,7 @@ def parse(argv: list[str]):
     args, overrides = parser.parse_known_args(argv)
     known = ("--topology", "--search", "--trials", "--examples", "--classes", "--json")
     if not args.config:
-        parse_overrides(overrides, base_config(), known)  # of which an unknown one may be the config
+        parse_overrides(overrides, base_config(), known)  # an unknown argument may be meant as --config
         raise ConfigError("--config=FILE or NAME is needed for a plan")
     config = load_config(args.config)
     apply_overrides(overrides, config, known)
@@ -51,7 +51,7 @@ def parse(argv: list[str]):
 
 
 def run(argv: list[str]) -> bool:
-    """Prints what the command line asks for; whether (with --search: anything) fits."""
+    """Prints what the command line asks for; returns whether the config (with --search: any) fits."""
     args, config = parse(argv)
     topology = None if args.topology in PRESENT else parse_topology(args.topology)
     devices, chip = open_devices(args.topology, topology)
@@ -62,7 +62,7 @@ def run(argv: list[str]) -> bool:
     from vision_jax.training.origin import complete, read_origin
 
     if config.init_from == REQUIRED and config.model.name != OF_SOURCE:
-        config.init_from = ""  # a plan does without
+        config.init_from = ""  # a plan does not need it
     config, _ = complete(config, read_origin(config))
     source = outline_source(
         config.data.train, tfds_dir=config.data.tfds_dir, examples=args.examples, classes=args.classes
@@ -86,7 +86,7 @@ def run(argv: list[str]) -> bool:
 
 
 def open_devices(name: str, topology: Topology | None):
-    """(devices, what each has or None where it is to be measured); sets what jax reads before it is first imported."""
+    """(devices, the chip's data or None to measure); sets what jax reads before it is first imported."""
     if topology:
         os.environ.update(ENVIRONMENT)
         return tpu_devices(topology), CHIPS[topology.generation]
@@ -107,7 +107,7 @@ def settle(config) -> None:
     config.log.compile_cache = ""
     config.init_from = ""
     if config.task == "contrastive" and config.data.tokenizer.startswith("clip"):
-        config.data.tokenizer = "bytes"  # any: the model has the vocabulary of CLIP's
+        config.data.tokenizer = "bytes"  # any will do: the model keeps CLIP's vocabulary
         if "vocab_size" not in config.model:
             config.model.vocab_size = model_fields(config.model.name)["vocab_size"]
 

@@ -1,10 +1,10 @@
-"""Draws what runs reported over their steps: losses and what evaluations measured, a panel each, a colour a run.
+"""Plots what runs reported over their steps: losses and evaluation metrics, one panel per metric, one colour per run.
 
     vision-jax plot runs/digits --out=digits.png
     vision-jax plot runs/wide runs/narrow --over=epoch --out=both.svg
     vision-jax plot runs --metrics=classification/top1,train/loss --out=all.png
 
-A folder that is no run stands for the runs in it. Needs matplotlib.
+A folder that is not a run stands for the runs in it. Needs matplotlib.
 """
 
 from vision_jax.command_line import Parser, report_errors

@@ -28,13 +28,13 @@ from vision_jax.errors import ConfigError
 from vision_jax.files import printable, user_path
 from vision_jax.sheets import Sheets
 
-THREADS = 4  # that read and decode pictures
+THREADS = 4  # for reading and decoding pictures
 
 
 def every_picture(function: Callable, variables: dict, source, transform, batch_size: int) -> Iterator[tuple]:
-    """(path, row of `function(variables, images)`) of each readable picture; the others are named on stderr.
+    """(path, row of `function(variables, images)`) for each readable picture; the others are named on stderr.
 
-    Raises ConfigError where there is none.
+    Raises ConfigError if there is none.
     """
     import jax
 
@@ -54,7 +54,7 @@ def every_picture(function: Callable, variables: dict, source, transform, batch_
                     yield chunk, list(pictures), step(variables, np.pad(images, padding))
 
         for (chunk, paths, rows), _ in itertools.pairwise(itertools.chain(steps(), [None])):
-            bar.update(len(chunk))  # while the device works on the next pictures
+            bar.update(len(chunk))  # while the device computes the next pictures
             readable += len(paths)
             yield from zip(paths, np.asarray(rows), strict=False)
     if not readable:
@@ -62,7 +62,7 @@ def every_picture(function: Callable, variables: dict, source, transform, batch_
 
 
 def _read(path: pathlib.Path, transform) -> np.ndarray | str:
-    """The picture, or why it cannot be read."""
+    """The picture, or the reason why it cannot be read."""
     from vision_jax.data.images import BrokenImage
 
     try:
@@ -72,7 +72,7 @@ def _read(path: pathlib.Path, transform) -> np.ndarray | str:
 
 
 def classes_of(labels: str) -> tuple:
-    """The `ClassName`s of "cat,dog", or of a JSON file, whose entries may have a context."""
+    """The `ClassName`s in "cat,dog", or in a JSON file, whose entries may have a context."""
     from vision_jax.evaluation.prompts import ClassName, listed_classes
 
     if labels.endswith(".json"):
@@ -95,19 +95,19 @@ def predict(
     exif: bool | None = None,
     **arguments,
 ) -> list[list[tuple[str, float]]]:
-    """What a model sees in pictures: for each the (class, probability) pairs, likeliest first, or (target, value) pairs.
+    """What a model sees in pictures: for each one (class, probability) pairs, likeliest first, or (target, value) pairs.
 
     Args:
-        model: whatever `vj.load_pretrained` takes, as `arguments` are those of it.
+        model: whatever `vj.load_pretrained` takes; `arguments` are passed on to it.
         images: a picture or a list of them: a file's path, its bytes, a PIL.Image or uint8[h, w, 1, 3 or 4].
-        labels: names to choose from, in prompts that `templates` makes: needed for a CLIP that is no run with classes.
+        labels: names to choose from, in prompts from `templates`: required for a CLIP that is not a run with classes.
         templates: a built-in set or a JSON file; empty: the run's own, or "plain".
-        tokenizer: of a CLIP, as data.tokenizer; empty: the source's, or clip.
-        top: pairs a picture; None stands for 5 of classes of which one is right, and else for all.
-        exif: whether pictures are turned as their EXIF orientation says; None: as the source's own project does.
+        tokenizer: for a CLIP, as data.tokenizer; empty: the source's, or clip.
+        top: pairs per picture; None stands for 5 if exactly one class is right, else for all.
+        exif: whether to rotate pictures by their EXIF orientation; None: as the source's own project does.
 
     Raises:
-        ConfigError: as `vj.load_pretrained`; BrokenImage: for a picture that cannot be read.
+        ConfigError: like `vj.load_pretrained`; BrokenImage: for a picture that cannot be read.
     """
     import jax
 
@@ -127,7 +127,7 @@ def predict(
 
 
 def run(args: argparse.Namespace) -> None:
-    # What the user may have got wrong is looked at before jax is imported, and the model loaded and run.
+    # What the user may have got wrong is checked before jax is imported and the model loaded and run.
     pictures, arguments = Pictures(args.images), source_arguments(args, args.model)
     out = user_path(args.features)
     if args.features and args.out:
@@ -160,13 +160,13 @@ def run(args: argparse.Namespace) -> None:
 
 
 def as_lines(path, found: Sequence[tuple[int, str, float]], is_number: bool) -> str:
-    """A picture's (number, name, value)s for people."""
+    """A picture's (number, name, value) triples as text for people."""
     form = "10.4g" if is_number else "8.2%"
     return "\n".join([printable(path), *(f"{value:{form}}  {printable(name)}" for _, name, value in found)])
 
 
 def as_json(path, found: Sequence[tuple[int, str, float]], is_number: bool) -> str:
-    """The same as a JSON object."""
+    """The same triples as a JSON object."""
     key = "value" if is_number else "probability"
     rows = [{"label": name, "index": number, key: value} for number, name, value in found]
     return json.dumps({"file": str(path), "predictions": rows})
@@ -184,7 +184,7 @@ def write_features(path: pathlib.Path, rows: list[tuple]) -> None:
 
 
 class _CallableModule(types.ModuleType):
-    """`vj.predict` is this module as soon as it is imported, since it lies in the package; it is the function all the same."""
+    """Once imported, this module is what `vj.predict` means, since it lies in the package; so it can be called, too."""
 
     def __call__(self, *args, **kwargs):
         return predict(*args, **kwargs)

@@ -1,10 +1,10 @@
-"""Writes all about a run on one page that needs neither network nor scripts: results, curves, mistakes, config, origin.
+"""Writes a report on a run as one page without network or scripts: results, curves, mistakes, config, origin.
 
     vision-jax report runs/digits --out=digits.html
     vision-jax report runs/wide --against=runs/narrow --out=wide.html
 
-A classifier's evaluation data are evaluated anew, where they are there, for its confusion matrix and the most confident
-mistakes. Needs matplotlib.
+A classifier is evaluated again on its evaluation data, if they are available, for its confusion matrix and the most
+confident mistakes. Needs matplotlib.
 """
 
 from vision_jax.command_line import Parser, report_errors
@@ -33,7 +33,7 @@ def main() -> None:
     from vision_jax.weights.work_folder import local_folder, locate
 
     folders = [local_folder(folder) for folder in (args.run, args.against) if folder]
-    make_figure("vision-jax report")  # so that what is missing is told at once
+    make_figure("vision-jax report")  # so that a missing package is reported at once
     if args.checkpoint:
         locate(folders[0], args.checkpoint)
     records = [read_record(*each) for each in zip(folders, distinct_names(folders), strict=True)]

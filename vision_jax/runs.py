@@ -1,4 +1,4 @@
-"""Training, and what came of it, from Python: a script, a notebook, a loop of one's own. As a command: a table of runs.
+"""Training and its results from Python: a script, a notebook, a loop of your own. As a command: a table of runs.
 
 run = vj.train("vit_digits", overrides={"batch_size": 32, "model.width": 64})
 run.history["classification/top1"].value, run.variables, run.predict("seven.png")
@@ -49,24 +49,24 @@ def train(
     callbacks: Sequence[Callable[[int, dict], None]] = (),
     accept: Sequence[str] = (),
 ) -> "Run":
-    """Trains what a config describes in `workdir`, or goes on with the run there.
+    """Trains what a config describes in `workdir`, or resumes the run there.
 
-    A signal, as a notebook's interrupt, stops it after a step, with everything saved; `resume()` goes on.
+    A signal, such as a notebook's interrupt, stops it after a step, with everything saved; `resume()` continues.
 
     Args:
-        config: a file, the name of one that comes with the package (each with ":ARG" where it takes one), a dictionary of
-            what differs from the defaults, or a config. It stays as it is.
+        config: a file, the name of one that comes with the package (each with ":ARG" if it takes one), a dictionary of
+            what differs from the defaults, or a config. It is not changed.
         workdir: of the run; a new temporary folder by default.
-        overrides: values by dotted key, as "model.width".
-        model: a flax.linen.Module, or what makes one of `config.model`'s fields.
+        overrides: values by dotted key, such as "model.width".
+        model: a flax.linen.Module, or a function that makes one from `config.model`'s fields.
         task: a class such as `vision_jax.tasks.classification.Classification`.
         train_data, eval_data: sources: `len` and `[i]`, see `vision_jax.data.sources`.
-        evaluators: name -> an evaluator, or a class of them, see `vision_jax.evaluation`.
+        evaluators: name -> an evaluator, or a class of evaluators, see `vision_jax.evaluation`.
         callbacks: `callback(step, metrics)` after every report.
-        accept: changes since the run began that are wanted, as of the command line.
+        accept: changes since the run began that are intended, as on the command line.
 
     Raises:
-        ConfigError: for what cannot run; RunError: where something outside the config ends it.
+        ConfigError: for a run that cannot work; RunError: if something outside the config ends it.
     """
     name = str(config) if isinstance(config, str | pathlib.Path) else ""
     config, objects = as_config(config), _objects(model, task, train_data, eval_data, evaluators)
@@ -77,21 +77,21 @@ def train(
 
 
 def as_config(config: str | pathlib.Path | Mapping) -> Section:
-    """A config of the caller's own; see `train`."""
+    """A config as a new object, which the caller does not share; see `train`."""
     if isinstance(config, Section):
         return copy.deepcopy(config)
     return from_dict(config) if isinstance(config, Mapping) else load_config(str(config))
 
 
 def _objects(model, task, train_data, eval_data, evaluators: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Those that are given, by the names that stand for them in the config."""
+    """The objects that are given, by the names that stand for them in the config."""
     objects = {"model": model, "task": task, "train": train_data, "eval": eval_data}
     objects |= {f"evaluator_{name}": evaluator for name, evaluator in (evaluators or {}).items()}
     return {name: part for name, part in objects.items() if part is not None}
 
 
 def _place(name: str) -> tuple[str, Any]:
-    """The key of the config that an object stands for, and the value that names it."""
+    """The config key for a given object, and the value that names it."""
     spec = f"{parts.GIVEN}:{name}"
     if name.startswith("evaluator_"):
         return f"evals.{name.removeprefix('evaluator_')}", {"kind": spec}
@@ -101,9 +101,9 @@ def _place(name: str) -> tuple[str, Any]:
 def open_run(
     workdir: str | pathlib.Path, *, model=None, task=None, train_data=None, eval_data=None, evaluators=None
 ) -> "Run":
-    """A finished run, or one that is under way; with the objects that `train` was given, for what needs them."""
+    """A finished or unfinished run; pass the objects that `train` was given, for whatever needs them."""
     run = Run(workdir, _objects(model, task, train_data, eval_data, evaluators))
-    read_run_config(run.workdir)  # which raises where there is no run
+    read_run_config(run.workdir)  # raises if there is no run
     return run
 
 
@@ -112,16 +112,16 @@ def evaluate(
 ) -> dict[str, float]:
     """Runs every evaluation of a run's config, changed by `overrides`, on a checkpoint: {"NAME/METRIC": value}.
 
-    objects: as of `open_run`.
+    objects: as for `open_run`.
     """
     return open_run(workdir, **objects).evaluate(checkpoint, overrides)
 
 
 class Run:
-    """A run in its work folder. What it says is read when it is asked for, so that one under way tells how far it is."""
+    """A run in its work folder. Its data are read on each access, so that a run in progress shows how far it is."""
 
     def __init__(self, workdir: str | pathlib.Path, objects: Mapping[str, Any] | None = None, config=None, name=""):
-        """config, name: what it shall train, and what that is called."""
+        """config, name: what to train, and its name."""
         self.workdir, self._objects, self._config, self._name = local_folder(workdir), dict(objects or {}), config, name
 
     def __repr__(self) -> str:
@@ -130,41 +130,41 @@ class Run:
 
     @property
     def config(self) -> Section:
-        """The run's own, with what the data add to it. Raises ConfigError where there is none."""
+        """The run's own config, completed from the data. Raises ConfigError if there is none."""
         return read_run_config(self.workdir)
 
     @property
     def history(self) -> dict[str, Series]:
-        """What metrics.jsonl holds, by metric."""
+        """The contents of metrics.jsonl, by metric."""
         return read_history(self.workdir)
 
     @property
     def step(self) -> int:
-        """The newest that is saved; 0 where none is."""
+        """The newest saved step; 0 if there is none."""
         return max(checkpoint_steps(self.workdir / "checkpoints"), default=0)
 
     @property
     def summary(self) -> dict[str, Any]:
-        """summary.json of a run that has ended, {} before."""
+        """summary.json of a run that has ended, else {}."""
         return read_summary(self.workdir)
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """What the model's outputs are called, in order; () where they have no names."""
+        """The names of the model's outputs, in order; () if they have no names."""
         return outputs_of(self.workdir).names
 
     @property
     def model(self):
-        """The module, as the run trains it."""
+        """The module as the run trains it."""
         return self._task().model
 
     @property
     def variables(self) -> dict:
-        """Those that evaluation uses, of the newest checkpoint; see `load` for others."""
+        """The newest checkpoint's variables for evaluation; see `load` for others."""
         return self.load()[1]
 
     def load(self, checkpoint: str | int = "last") -> tuple[Any, dict]:
-        """(model, variables) of a checkpoint: "last", "best" or a step; as `vj.load_pretrained`."""
+        """(model, variables) of a checkpoint: "last", "best" or a step; like `vj.load_pretrained`."""
         from vision_jax.weights.pretrained import load_pretrained
 
         with parts.given(self._objects):
@@ -188,7 +188,7 @@ class Run:
             return evaluate(config, self.workdir, str(checkpoint), told=False)
 
     def resume(self, overrides: Mapping[str, Any] | None = None, accept: Sequence[str] = (), callbacks=()) -> "Run":
-        """Goes on from the newest checkpoint; with `accept=["duration"]` and a longer one beyond the end, too."""
+        """Resumes from the newest checkpoint; with `accept=["duration"]` and a longer one, also a finished run."""
         config = self._config if self._config is not None else self.config
         for key, value in (overrides or {}).items():
             set_key(config, key, value)
@@ -196,15 +196,15 @@ class Run:
         return self._train(accept, callbacks)
 
     def plot(self, *metrics: str, over: str = "step"):
-        """A matplotlib figure of metrics, by default losses and what evaluations measured: see `reports.curves.draw`."""
+        """A matplotlib figure of metrics, by default losses and evaluation metrics: see `reports.curves.draw`."""
         from vision_jax.reports.curves import draw
 
         try:
             import matplotlib.pyplot as plt
         except ImportError:
             raise not_installed("run.plot", "matplotlib") from None
-        figure = plt.figure(layout="constrained")  # pyplot's, which a notebook knows how to show: as the cell's value,
-        plt.close(figure)  # and not once more by itself
+        figure = plt.figure(layout="constrained")  # pyplot's, which a notebook shows as the cell's value,
+        plt.close(figure)  # and, once closed, not a second time
         draw(figure, [read_record(self.workdir)], metrics, over)
         return figure
 
@@ -234,7 +234,7 @@ def main() -> None:
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 120
     try:
         print(table_of_runs(records, width), flush=True)
-    except BrokenPipeError:  # by `| head`, which has read enough
+    except BrokenPipeError:  # for example by `| head`, which has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,4 +1,4 @@
-"""The schema of an experiment: every key, its default, its type and its meaning. No more than data: it imports no part."""
+"""The schema of an experiment: every key, its default, its type and its meaning. Only data: it imports no part."""
 
 import re
 from typing import Any, NamedTuple
@@ -7,9 +7,9 @@ from vision_jax import limits
 
 
 class Key(NamedTuple):
-    """One leaf of the schema: its default, the types it takes, its meaning and, where closed, its choices.
+    """One leaf of the schema: its default, the types it takes, its meaning and, if closed, its choices.
 
-    Where it `imports`, it takes "package.module:Attribute" besides its choices.
+    If it `imports`, it takes "package.module:Attribute" besides its choices.
     """
 
     default: Any
@@ -20,9 +20,9 @@ class Key(NamedTuple):
 
 
 class Part(NamedTuple):
-    """The section of a part that its key `by` chooses: `keys`, and for each of the parts in `own` these as well.
+    """The section of a part that its key `by` chooses: `keys`, and for each of the parts in `own` those as well.
 
-    Any other part's own fields are known to it alone, which checks them (`vision_jax.parts`).
+    Only any other part itself knows its own fields and checks them (`vision_jax.parts`).
     """
 
     keys: dict
@@ -31,14 +31,14 @@ class Part(NamedTuple):
 
 
 class Several(NamedTuple):
-    """A section of parts with names of the user's choice, beside its `keys`; an entry set to None is taken out."""
+    """A section of parts with names of the user's choice, beside its `keys`; an entry set to None is removed."""
 
     keys: dict
     part: Part
 
 
 class Duration(str):
-    """Text "N steps", "N epochs" or "N examples"; where a key allows "never", empty."""
+    """Text "N steps", "N epochs" or "N examples"; empty if a key allows "never"."""
 
 
 SOURCE = (
@@ -48,10 +48,10 @@ SOURCE = (
 IMPORTED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", re.ASCII)  # "package.module:Attribute"
 TASKS = ("classification", "multi_label", "regression", "masked_autoencoding", "contrastive")
 
-REQUIRED = "?"  # as init_from: a source that the user must name
-OF_SOURCE = "init_from"  # as model.name: the model of init_from's source
+REQUIRED = "?"  # for init_from: a source that the user must name
+OF_SOURCE = "init_from"  # for model.name: the model of init_from's source
 
-CHOOSE = ("task", "name", "decay", "kind")  # keys that choose a part, of which others are the fields
+CHOOSE = ("task", "name", "decay", "kind")  # keys that choose a part; other keys are the part's fields
 
 # fmt: off
 _RULES = {

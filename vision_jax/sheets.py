@@ -10,18 +10,18 @@ from PIL import Image, ImageDraw, ImageFont
 from vision_jax.errors import ConfigError
 from vision_jax.files import printable
 
-COLUMNS, ROWS = 4, 5  # of a sheet
+COLUMNS, ROWS = 4, 5  # per sheet
 SIDE, LINE, LINES, GAP = (
     220,
     22,
     5,
     16,
-)  # pixels of a picture's side and of a line of text below it; lines; pixels between
+)  # side of a picture and height of a line of text below it, in pixels; number of lines; gap in pixels
 TEXT, FAINT, BAR, GROUND = "#1a1a1a", "#6b6b6b", "#bcdcf2", "#f1f1f1"
 
 
 class Sheets:
-    """FOLDER/sheet_1.png and so on, each of up to `ROWS` rows of `COLUMNS` pictures. Raises ConfigError where it cannot write."""
+    """FOLDER/sheet_1.png etc., each with up to `ROWS` rows of `COLUMNS` pictures. Raises ConfigError if it cannot write."""
 
     def __init__(self, folder: pathlib.Path):
         self._folder, self._cells, self._written = folder, [], []
@@ -31,13 +31,13 @@ class Sheets:
             raise ConfigError(f"--out: cannot make the folder {folder}: {error.strerror}") from error
 
     def add(self, picture: Image.Image, title: str, answers: Sequence[tuple[str, float]], are_numbers: bool) -> None:
-        """A picture, and (name, value) of what is seen in it: shares of 1, unless they are numbers of any kind."""
+        """Adds a picture with (name, value) pairs seen in it: shares of 1, or any numbers if `are_numbers`."""
         self._cells.append(_cell(picture, title, answers[:LINES], are_numbers))
         if len(self._cells) == COLUMNS * ROWS:
             self._write()
 
     def close(self) -> list[tuple[pathlib.Path, int]]:
-        """Writes what is left; the files and how many pictures each has."""
+        """Writes what is left; returns the files and the number of pictures in each."""
         if self._cells:
             self._write()
         return self._written
@@ -83,12 +83,12 @@ def _cell(picture: Image.Image, title: str, answers: Sequence[tuple[str, float]]
 def _font():
     try:
         return ImageFont.truetype("DejaVuSans.ttf", 13)
-    except OSError:  # where it is not installed, Pillow's own, which has ASCII alone
+    except OSError:  # if it is not installed: Pillow's own font, which only has ASCII
         return ImageFont.load_default(14)
 
 
 def _fitting(text: str, font, width: float) -> str:
-    """The text, its middle cut where it is wider than so many pixels; without accents, and "?", for what the font lacks."""
+    """The text without accents, with "?" for what the font lacks; its middle cut out if wider than `width` pixels."""
     text = printable(text, 100)
     if font.getname()[0] != "DejaVu Sans":
         plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))

@@ -1,4 +1,4 @@
-"""Signals that ask a command to stop: SIGTERM, as schedulers send it, and Ctrl-C."""
+"""Signals that ask a command to stop: SIGTERM, as sent by schedulers, and Ctrl-C."""
 
 import contextlib
 import os
@@ -17,8 +17,8 @@ _AGAIN = 0.05  # seconds
 def heard(handler: Callable[[int, bool], None]) -> Iterator[None]:
     """Inside, a signal calls `handler(number, again)` in the main thread, where it may raise `Stopped`.
 
-    Where Python ignores what is raised, as in a destructor or in what JAX does at a garbage collection, the signal comes
-    once more a moment later, with `again` True. Outside the main thread the caller's own handlers stay.
+    If Python ignores the exception, as in a destructor or in JAX's work at a garbage collection, the signal is sent once
+    more a moment later, with `again` True. Outside the main thread the caller's own handlers stay.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,4 +1,4 @@
-"""What others call our keys, fields and options: for messages on unknown names alone, so that each says what would be right."""
+"""What other projects call our keys, fields and options: only for messages about unknown names, to say what is right."""
 
 import functools
 import re
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from vision_jax.errors import did_you_mean, nearest
 from vision_jax.schema import SCHEMA, Key, Part, Several
 
-# Our key, with "=VALUE" where the word says the value, too (N: the number that was given) -> others' words for it.
+# Our key, with "=VALUE" if the word implies the value, too (N: the given number) -> other projects' words for it.
 _KEYS = {
     "schedule.base_lr": "lr learning_rate max_lr peak_lr init_lr lr0 blr base_learning_rate",
     "schedule.min_lr": "eta_min end_lr final_lr lr_min",
@@ -62,7 +62,7 @@ _KEYS = {
     "seed": "random_seed random_state manual_seed",
 }
 
-# Fields of models, not each of which has all.
+# Fields of models; no model has all of them.
 _FIELDS = {
     "width": "embed_dim hidden_size hidden_dim dim d_model",
     "depth": "num_layers layers num_hidden_layers",
@@ -81,7 +81,7 @@ _FIELDS = {
     "remat": "gradient_checkpointing grad_checkpointing use_checkpoint",
 }
 
-# Options of the commands, not each of which has all.
+# Options of the commands; no command has all of them.
 _OPTIONS = {
     "--config": "cfg config_file yaml experiment recipe",
     "--workdir": "output_dir out_dir outdir output save_dir logdir log_dir run model weights checkpoint_dir",
@@ -110,7 +110,7 @@ _SENTENCES = {
 
 
 def key_hint(name: object, path: str, known: Iterable) -> str:
-    """The end of a message on a key that the config's section at `path`, whose keys are `known`, does not have."""
+    """The end of a message about a key that is not in the config's section at `path`, whose keys are `known`."""
     if found := [key for key in keys_meant(f"{path}{name}") if key != f"{path}{name}"]:
         return _meant(map(_assignment, found))
     here = did_you_mean(name, known)
@@ -118,7 +118,7 @@ def key_hint(name: object, path: str, known: Iterable) -> str:
 
 
 def field_hint(name: str, known: Iterable[str]) -> str:
-    """The end of a message on a field that a model, or another part of a config, does not have."""
+    """The end of a message about a field that a model, or another part of a config, does not have."""
     known = list(known)
     if found := [field for field in _ours(_FIELDS, name) if field in known]:
         return _meant(f"'{field}'" for field in found)
@@ -128,7 +128,7 @@ def field_hint(name: str, known: Iterable[str]) -> str:
 
 
 def argument_hint(words: list[str], options: Iterable[str], takes_keys: bool) -> str:
-    """The end of a message on the first of some `words` of a command line, which is none of the command's `options`.
+    """The end of a message about the first of some `words` of a command line that is none of the command's `options`.
 
     takes_keys: whether the command takes `--config.KEY=VALUE`.
     """
@@ -149,14 +149,14 @@ def argument_hint(words: list[str], options: Iterable[str], takes_keys: bool) ->
 
 
 def keys_meant(word: str) -> list[str]:
-    """The keys that a word of others stands for, or that have it as their last part: "schedule.base_lr", "duration=N epochs"."""
+    """The keys that another project's word stands for, or that end in it: "schedule.base_lr", "duration=N epochs"."""
     word = word.lower()
     last = word.rpartition(".")[2]
     return _ours(_KEYS, word) or ([word] if word in _keys() else _ours(_KEYS, last) or _with_last(last))
 
 
 def _near_keys(word: str, path: str = "") -> list[str]:
-    """Keys, not in the section at `path`, whose last part is like that of a word."""
+    """Keys, not in the section at `path`, whose last part is similar to a word."""
     last = nearest(word.rpartition(".")[2], {key.rpartition(".")[2] for key in _keys()}, 0.75)
     return [key for key in _with_last(last) if f"{path}{last}" != key] if last else []
 
@@ -171,7 +171,7 @@ def _ours(table: dict[str, str], word: str) -> list[str]:
 
 @functools.cache
 def _keys() -> tuple[str, ...]:
-    """Every key and section of the schema, with those of built-in parts, as "optimizer.momentum"."""
+    """Every key and section of the schema, including those of built-in parts, such as "optimizer.momentum"."""
     return tuple(dict.fromkeys(_paths(SCHEMA, "")))
 
 
@@ -191,13 +191,13 @@ def _meant(names: Iterable[str]) -> str:
 
 
 def _assignment(key: str) -> str:
-    """As Python writes it: 'schedule.base_lr', or duration='N epochs'."""
+    """The key as written in Python: 'schedule.base_lr', or duration='N epochs'."""
     name, equals, value = key.partition("=")
     return f"{name}='{value}'" if equals else f"'{name}'"
 
 
 def _argument(key: str, value: str) -> str:
-    """The argument that sets a key of `keys_meant` to what was given."""
+    """The argument that sets a key from `keys_meant` to the given value."""
     key, _, form = key.partition("=")
     if form:
         value = re.sub(r"\bN\b", value if re.fullmatch(r"[\d.]+", value) else "N", form)

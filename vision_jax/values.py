@@ -1,4 +1,4 @@
-"""What a config may hold: values that JSON keeps and gives back, all the way down."""
+"""What a config may hold: values that survive a round trip through JSON."""
 
 import math
 from collections.abc import Mapping
@@ -10,11 +10,11 @@ from vision_jax.files import printable
 
 
 def plain(what: str, value: Any, depth: int = 0) -> Any:
-    """`value` with lists as tuples, so that it hashes and compares equal to what JSON gives back.
+    """`value` with lists as tuples, so that it hashes and compares equal after a round trip through JSON.
 
-    Raises ConfigError that begins with `what`: for another type than None, bool, int, float, str, list, tuple and a
-    mapping from names; for numbers that are not finite, or past 64 bits or a float32; for texts that no file name can
-    hold.
+    Raises ConfigError that begins with `what`: for types other than None, bool, int, float, str, list, tuple and a
+    mapping from names; for numbers that are not finite, or beyond 64 bits or a float32; for texts that cannot be in a
+    file name.
     """
     if depth > limits.VALUE_DEPTH:
         raise ConfigError(f"{what}: lists nested more than {limits.VALUE_DEPTH} deep")
@@ -41,15 +41,15 @@ def plain(what: str, value: Any, depth: int = 0) -> Any:
 
 
 def text(what: str, value: str) -> str:
-    """`value`; raises ConfigError where it holds NUL, or half a character, which neither files nor screens take."""
+    """Returns `value`; raises ConfigError if it contains NUL or half a character, which files and screens do not take."""
     if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
         raise ConfigError(f"{what}: no text may hold NUL or what is not Unicode, got {shown(value)}")
     return value
 
 
 def shown(value: Any) -> str:
-    """The repr of a value from a user or a file, of one line and bounded length."""
+    """The repr of a value from a user or a file, in one line and of limited length."""
     try:
         return printable(repr(value))
-    except (RecursionError, ValueError):  # ValueError: an int of more digits than Python writes
+    except (RecursionError, ValueError):  # ValueError: an int with more digits than Python prints
         return f"a very large {type(value).__name__}"

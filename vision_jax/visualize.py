@@ -1,4 +1,4 @@
-"""Draws what a masked autoencoder makes of pictures: the picture, its visible part, the prediction, both together.
+"""Shows how a masked autoencoder reconstructs pictures: the picture, its visible part, the prediction, both together.
 
     vision-jax visualize --workdir=runs/mae                        # of the first evaluation images
     vision-jax visualize --workdir=runs/mae --images=cat.jpg,holidays --out=mine.png
@@ -70,7 +70,7 @@ def main() -> None:
         raise ConfigError(f"--seed must be at least 0, got {args.seed}")
     workdir = user_path(args.workdir)
     check_checkpoint(args.checkpoint)
-    read_run_config(workdir)  # is it there? before jax is imported
+    read_run_config(workdir)  # raises if there is no run, before jax is imported
     out = user_path(args.out) if args.out else workdir / "pictures" / "visualize.png"
     names = [name for name in args.images.split(",") if name]
     visualize(workdir, args.checkpoint, names, args.count, args.seed, out, args.landscape)

@@ -1,6 +1,6 @@
 """Linen modules: pure functions of plain dictionaries of parameters, for any JAX project to import.
 
-Each name is imported when first used, so that names of models are known without jax.
+Each name is imported when first used, so that model names are available without jax.
 """
 
 import importlib

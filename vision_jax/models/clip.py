@@ -1,4 +1,4 @@
-"""CLIP (Radford et al., 2021), after openai/CLIP: an image tower and a text transformer that meet in one space."""
+"""CLIP (Radford et al., 2021), after openai/CLIP: an image tower and a text transformer with a shared embedding space."""
 
 import math
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from vision_jax.ops.unit_vectors import unit_vectors
 
 
 class Projection(nn.Module):
-    """float32[B, D] to float32[B, width]; the kernel begins with the standard deviation 1 / sqrt(D)."""
+    """float32[B, D] to float32[B, width]; the kernel is drawn with standard deviation 1 / sqrt(D)."""
 
     width: int
     use_bias: bool = False
@@ -32,14 +32,14 @@ class Projection(nn.Module):
 
 
 class CLIP(nn.Module):
-    """(image embeddings, text embeddings, logit scale) of images and tokens: see `__call__`.
+    """(image embeddings, text embeddings, logit scale) for images and tokens: see `__call__`.
 
-    Any image model that ends in one vector an image can be the image tower. Embeddings and the scale are float32.
-    Fields that cannot work raise ConfigError.
+    Any image model that ends in one vector per image can be the image tower. Embeddings and the scale are float32.
+    Raises ConfigError for fields that cannot work.
     """
 
-    image_tower: str = "vit_b32"  # a name from list_models(), or a family's for the defaults of its module
-    image: Mapping = FrozenDict()  # fields of the tower that differ from its registered ones
+    image_tower: str = "vit_b32"  # a name from list_models(), or a family's name for the defaults of its module
+    image: Mapping = FrozenDict()  # fields of the tower that differ from the registered ones
     image_projection_bias: bool = False
     embed_dim: int = 512
     text_width: int = 512
@@ -48,15 +48,15 @@ class CLIP(nn.Module):
     text_mlp_dim: int | None = None  # None: 4 * text_width
     text_act: str = "quick_gelu"
     text_causal: bool = True  # False: every token sees all, padding included
-    text_pool: str = "end"  # the token that stands for the text: "end", the one of the largest id, or "last"
+    text_pool: str = "end"  # the token that represents the text: "end", the one with the largest id, or "last"
     vocab_size: int = 49408
     context_length: int = 77
-    logit_scale_init: float = math.log(1 / 0.07)  # of the logarithm
-    logit_bias_init: float | None = None  # of a parameter "logit_bias" that the sigmoid loss reads; None: none
+    logit_scale_init: float = math.log(1 / 0.07)  # a logarithm
+    logit_bias_init: float | None = None  # of a parameter "logit_bias" for the sigmoid loss; None: no such parameter
     scan: bool = False  # one compiled block for all layers of a tower; parameters gain a layer axis (models.stacking)
-    remat: str = "none"  # "dots": recompute all but the products with parameters; "full": whole blocks
+    remat: str = "none"  # "dots": recompute everything but products with parameters; "full": whole blocks
     attention_impl: str = "xla"
-    dtype: Any = jnp.float32  # of activations; parameters, norms' statistics and what is embedded are float32
+    dtype: Any = jnp.float32  # of activations; parameters, norms' statistics and embeddings are float32
 
     def __post_init__(self):
         for field, known in (
@@ -75,7 +75,7 @@ class CLIP(nn.Module):
         super().__post_init__()
 
     def image_module(self, **where) -> nn.Module:
-        """The image tower, unbound with parent=None."""
+        """The image tower; unbound with parent=None."""
         known = model_fields(self.image_tower)
         if "num_classes" not in known:
             raise ConfigError(
@@ -112,10 +112,10 @@ class CLIP(nn.Module):
             self.logit_bias = self.param("logit_bias", nn.initializers.constant(self.logit_bias_init), ())
 
     def __call__(self, images, tokens, train: bool = False):
-        """Image and text embeddings float32[B, embed_dim] of length 1, and the factor float32[] of their products.
+        """Image and text embeddings float32[B, embed_dim] of length 1, and the scale float32[] of their products.
 
         images: float[B, H, W, C], already normalised. tokens: int32[B, L]. Deterministic unless train=True, which takes
-        rngs={"dropout": key} where a rate is above 0 and updates the collection "batch_stats" where the tower has one.
+        rngs={"dropout": key} if a rate is above 0 and updates the collection "batch_stats" if the tower has one.
         """
         return (
             self.encode_image(images, train, normalize=True),
@@ -124,11 +124,11 @@ class CLIP(nn.Module):
         )
 
     def encode_image(self, images, train: bool = False, normalize: bool = False):
-        """Embeddings float32[B, embed_dim] of images float[B, H, W, C]; normalize: of length 1."""
+        """Embeddings float32[B, embed_dim] of images float[B, H, W, C]; normalize: scale them to length 1."""
         return _embedding(self.image_projection(self.image_features(images, train)), normalize)
 
     def encode_text(self, tokens, train: bool = False, normalize: bool = False):
-        """Embeddings float32[B, embed_dim] of tokens int32[B, L]; normalize: of length 1."""
+        """Embeddings float32[B, embed_dim] of tokens int32[B, L]; normalize: scale them to length 1."""
         return _embedding(self.text_projection(self.text_model(tokens, train)), normalize)
 
     def image_features(self, images, train: bool = False):
@@ -141,7 +141,7 @@ class CLIP(nn.Module):
     def resize_params(
         self, params: Mapping, from_size: tuple[int, int], to_size: tuple[int, int], method: str = "bilinear"
     ) -> dict:
-        """`params` for images of `to_size` (height, width) pixels, as the image tower's own `resize_params` has it."""
+        """`params` for images of `to_size` (height, width) pixels, by the image tower's own `resize_params`."""
         if "image" not in params:
             return dict(params)
         image = self.image_module(parent=None).resize_params(params["image"], from_size, to_size, method)

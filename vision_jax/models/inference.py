@@ -1,4 +1,4 @@
-"""What users ask of a model and its variables, whatever its family."""
+"""What users do with a model and its variables, for every family."""
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +10,11 @@ from vision_jax.models.stacking import unstack_blocks
 
 
 def encode(model, variables: dict, images) -> jax.Array:
-    """Features float32[B, D] of images float[B, H, W, C], already normalised: what a classifier's head would see.
+    """Features float32[B, D] of images float[B, H, W, C], already normalised: what a classifier's head would get.
 
-    Parameters of a head among the variables do no harm. `variables` of an MAE give its encoder's, nothing masked;
-    those of a CLIP its image tower's, before the projection. Raises ConfigError for a model without `num_classes`, of
-    which 0 asks for features.
+    A head's parameters among the variables are ignored. For an MAE, `variables` give its encoder's features, with nothing
+    masked; for a CLIP, its image tower's, before the projection. Raises ConfigError for a model without `num_classes`,
+    which 0 turns into a feature extractor.
     """
     if isinstance(model, CLIP):
         return model.apply(variables, images, method=CLIP.image_features)
@@ -28,10 +28,10 @@ def encode(model, variables: dict, images) -> jax.Array:
 
 
 def reconstruct(model, variables: dict, images, noise=None, seed: int = 0) -> tuple[jax.Array, jax.Array]:
-    """An MAE's (images float32[B, H, W, C] as predicted, mask float32[B, N], 1 where a patch was hidden).
+    """(images float32[B, H, W, C] as an MAE predicts them, mask float32[B, N], 1 for a patch that was hidden).
 
-    images: float[B, H, W, C], already normalised, as the result. noise: float[B, N], by which patches are hidden; by
-    default it is drawn from `seed`. Raises ConfigError for a model that does not reconstruct.
+    images: float[B, H, W, C], already normalised, like the result. noise: float[B, N], which decides the hidden patches;
+    by default it is drawn from `seed`. Raises ConfigError for a model that does not reconstruct.
     """
     if not isinstance(model, MAE):
         raise ConfigError(f"{type(model).__name__} does not reconstruct images; a masked autoencoder (mae_vit_*) does")
@@ -39,7 +39,7 @@ def reconstruct(model, variables: dict, images, noise=None, seed: int = 0) -> tu
 
 
 def model_variables(model, image_size: tuple[int, int]) -> dict:
-    """What `model.init` gives for images of `image_size` (height, width), whatever else the model takes; seed 0."""
+    """What `model.init` returns for images of `image_size` (height, width) and any other inputs it takes; seed 0."""
     inputs = [jnp.zeros((1, *image_size, 3))]
     if isinstance(model, CLIP):
         inputs.append(jnp.zeros((1, model.context_length), jnp.int32))
@@ -48,7 +48,7 @@ def model_variables(model, image_size: tuple[int, int]) -> dict:
 
 
 def variable_shapes(model, image_size: tuple[int, int]) -> dict:
-    """The variables of `model_variables` as jax.ShapeDtypeStructs; nothing is computed."""
+    """The variables of `model_variables` as jax.ShapeDtypeStructs; computes nothing."""
     is_unrolled = not getattr(model, "scan", True)
     traced = model.clone(scan=True) if is_unrolled else model  # one block is traced instead of all
     shapes = jax.eval_shape(lambda: model_variables(traced, image_size))

@@ -26,29 +26,29 @@ _ATTENTIONS = (Attention, WindowAttention, AttentionPool)
 def intermediates(model, variables: Mapping, images, tokens=None, attention: bool = False) -> dict[str, jax.Array]:
     """Hidden states and, on request, attention maps by name, in order of execution; the model is deterministic.
 
-    A name is the path of the module that computes the array, as in unrolled parameters; scanned models give the same.
-    Hidden states are in the model's dtype: tokens [B, N, D], or maps [B, H, W, D] of Swin and ResNets.
+    A name is the path of the module that computes the array, as in unrolled parameters; scanned models use the same names.
+    Hidden states are in the model's dtype: tokens [B, N, D], or maps [B, H, W, D] for Swin and ResNets.
 
-        embed                    what enters the first block; not of ResNets
-        blocks_3                 what leaves that block; stages_0/blocks_3 in Swin, stages_0/units_3 in ResNets
+        embed                    input of the first block; not for ResNets
+        blocks_3                 output of that block; stages_0/blocks_3 in Swin, stages_0/units_3 in ResNets
         stages_0/downsample      Swin's map, merged for the next stage
-        norm                     the last norm of all that leaves the last block, where the model has one
+        norm                     output of the norm after the last block, if the model has one
         blocks_3/attn            with attention=True, the weights of that layer after softmax, float32[B, heads, N, N]
-        stages_0/blocks_3/attn   Swin's, float32[B, windows, heads, n, n], of the shifted map where the block shifts it
+        stages_0/blocks_3/attn   Swin's, float32[B, windows, heads, n, n], of the shifted map if the block shifts it
         map_head/attn            the pooling query's, float32[B, heads, 1, N]; attn_pool/attn in CLIP's ResNet
 
-    A hybrid's stem has its names under backbone/. A masked autoencoder gives its encoder's states, with nothing masked.
-    CLIP's have image/ in front and, where tokens are given, text/ for the text tower's.
+    Names in a hybrid's stem begin with backbone/. A masked autoencoder gives its encoder's states, with nothing masked.
+    CLIP's names begin with image/ and, if tokens are given, text/ for the text tower's.
 
     Under `jax.jit` the model and `attention` are static, and what the caller drops is not computed:
     `jax.jit(intermediates, static_argnums=0, static_argnames="attention")`.
 
     Args:
-        model: any that `create_model` makes.
+        model: any model from `create_model`.
         images: float[B, H, W, C], already normalised.
-        tokens: int32[B, L], for CLIP alone.
+        tokens: int32[B, L], for CLIP only.
 
-    Raises ConfigError for tokens where there is no text tower.
+    Raises ConfigError for tokens if there is no text tower.
     """
     if tokens is not None and not isinstance(model, CLIP):
         raise ConfigError(f"tokens were given, but {type(model).__name__} has no text tower; a CLIP (clip_*) does")
@@ -73,7 +73,7 @@ def intermediates(model, variables: Mapping, images, tokens=None, attention: boo
 
 
 def _unrolled(model):
-    """The model whose blocks are modules with names of their own, without a head."""
+    """The model without a head and with unrolled blocks, so that each has a name."""
     plain = {"scan": False, "remat": "none", "num_classes": 0}
     changed = {name: value for name, value in plain.items() if hasattr(model, name)}
     if isinstance(model, CLIP):

@@ -28,7 +28,7 @@ REMAT = {"none": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_s
 
 
 def choose(field: str, value: str, known) -> str:
-    """`value`; raises ConfigError naming the field and the nearest choice where it is not one of `known`."""
+    """Returns `value`; raises ConfigError naming the field and the nearest choice if it is not one of `known`."""
     if value not in known:
         raise ConfigError(
             f"model field '{field}' is {value!r}, not one of {', '.join(known)}{did_you_mean(str(value), known)}"
@@ -37,16 +37,16 @@ def choose(field: str, value: str, known) -> str:
 
 
 def torch_bias(fan_in: int) -> Callable:
-    """Uniform within 1 / sqrt(fan_in): the bias that torch gives a Linear or convolution that nobody resets."""
+    """Uniform within 1 / sqrt(fan_in): torch's default bias for a Linear or convolution."""
     bound = fan_in**-0.5
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 _xavier, _zeros, _normal = nn.initializers.xavier_uniform(), nn.initializers.zeros, nn.initializers.normal(0.02)
-# A matrix (D, 3D) of q, k and v together has a smaller Xavier bound than three matrices (D, D).
+# One matrix (D, 3D) for q, k and v has a smaller Xavier bound than three matrices (D, D).
 _xavier_of_fused_qkv = nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")
 torch_kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # uniform within 1 / sqrt(fan_in), too
-normal_by_width = nn.initializers.variance_scaling(1.0, "fan_out", "normal")  # of [..., D]: deviation 1 / sqrt(D)
+normal_by_width = nn.initializers.variance_scaling(1.0, "fan_out", "normal")  # for [..., D]: deviation 1 / sqrt(D)
 
 
 def _zero_bias(fan_in: int) -> Callable:
@@ -58,7 +58,7 @@ class Initializers(NamedTuple):
 
     kernel: Callable = _xavier
     qkv: Callable = _xavier
-    fc1: Callable | None = None  # of the MLP's first kernel, where it is not drawn as the others are
+    fc1: Callable | None = None  # for the MLP's first kernel, if it differs from the others
     mlp_bias: Callable = lambda fan_in: nn.initializers.normal(1e-6)
     patch_kernel: Callable = nn.initializers.lecun_normal()  # of shape (p * q * C, D)
     patch_bias: Callable = _zero_bias
@@ -71,9 +71,9 @@ INITS = {
     "mae": Initializers(
         qkv=_xavier_of_fused_qkv, mlp_bias=_zero_bias, patch_kernel=_xavier, patch_bias=torch_bias, cls=_normal
     ),
-    # timm's trunc_normal_ cuts at +-2, which is 100 standard deviations; the patches' convolution stays as torch makes it.
+    # timm's trunc_normal_ cuts at +-2, which is 100 standard deviations; the patch convolution keeps torch's default.
     "swin": Initializers(_normal, _normal, mlp_bias=_zero_bias, patch_kernel=torch_kernel, patch_bias=torch_bias),
-    # OpenAI's image tower: what torch gives Linear and MultiheadAttention, whose own biases are zeros.
+    # OpenAI's image tower: torch's defaults for Linear and MultiheadAttention, whose own biases are zeros.
     "clip": Initializers(
         torch_kernel,
         _xavier_of_fused_qkv,
@@ -87,7 +87,7 @@ INITS = {
 
 
 def initializers(weight_init: str | Initializers) -> Initializers:
-    """Those of that name, or as they are given."""
+    """The initializers with that name, or the given ones."""
     return weight_init if isinstance(weight_init, Initializers) else INITS[weight_init]
 
 
@@ -121,7 +121,7 @@ class LayerNorm(nn.Module):
 
 
 def attend(module: nn.Module, q, k, v, *, bias=None, mask=None, scale=None, **options):
-    """`ops.attention`; the weights, before any dropout, are kept as the module's "weights" where MAPS is mutable."""
+    """`ops.attention`; keeps the weights, before any dropout, as the module's "weights" if MAPS is mutable."""
     if module.is_mutable_collection(MAPS) and not module.is_initializing():
         module.put_variable(MAPS, "weights", attention_weights(q, k, bias=bias, mask=mask, scale=scale))
     return attention(q, k, v, bias=bias, mask=mask, scale=scale, **options)
@@ -130,9 +130,9 @@ def attend(module: nn.Module, q, k, v, *, bias=None, mask=None, scale=None, **op
 class Attention(nn.Module):
     """Multi-head attention of queries x [B, N, D] over keys and values of `memory` [B, M, D] (default: x itself).
 
-    The kernels query, key, value and out are (D, D), heads next to each other in the columns (rows of `out`).
-    relative: the first `num_prefix` tokens aside, adds to the logit of tokens p and q the product of the query with a
-    learned embedding of p - q, shared over heads (ViT, appendix D.4; Shaw et al., 2018).
+    The kernels query, key, value and out are (D, D), with heads side by side in the columns (rows of `out`).
+    relative: except for the first `num_prefix` tokens, adds to the logit of tokens p and q the product of the query with
+    a learned embedding of p - q, shared over heads (ViT, appendix D.4; Shaw et al., 2018).
     """
 
     num_heads: int
@@ -172,7 +172,7 @@ class Attention(nn.Module):
         return dense(kernel_init=init.kernel, name="out")(out.reshape(x.shape))
 
     def relative_bias(self, q):
-        """float32[B, H, N, N] of the scaled products of queries with the embeddings of offsets; 0 at prefix tokens."""
+        """float32[B, H, N, N]: scaled products of the queries with the embeddings of offsets; 0 at prefix tokens."""
         q = q[:, self.num_prefix :]
         length, depth = q.shape[1], q.shape[-1]
         table = self.param("rel_embed", nn.initializers.normal(0.02), (2 * length - 1, depth))
@@ -204,7 +204,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm block: x + attention(norm1(x)), then x + mlp(norm2(x)), each branch scaled and dropped where asked."""
+    """A pre-norm block: x + attention(norm1(x)), then x + mlp(norm2(x)), with optional scale and drop path per branch."""
 
     num_heads: int
     mlp_dim: int
@@ -223,7 +223,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x, drop_path_rate=None, mask=None):
-        """x [B, N, D]; drop_path_rate: this block's, None where it has none; mask as `ops.attention` takes it."""
+        """x [B, N, D]; drop_path_rate: this block's, None if it has none; mask as `ops.attention` takes it."""
 
         def branch(y, name):
             if self.layer_scale_init is not None:
@@ -254,7 +254,7 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """A stack of `depth` blocks, unrolled as blocks_0 ... or scanned as one `blocks` with a leading layer axis.
 
-    block: fields of `Block` besides `train`. remat: what the backward pass recomputes, "none", "dots" (all but the
+    block: fields of `Block` besides `train`. remat: what the backward pass recomputes, "none", "dots" (everything but
     products with parameters) or "full" (whole blocks). drop_path_rate: the last block's; it grows linearly from 0.
     """
 
@@ -266,7 +266,7 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(self, x, mask=None, train: bool = False):
-        """[B, N, D] to [B, N, D]; mask: booleans broadcastable to [B, H, N, N], False where a key is not seen."""
+        """[B, N, D] to [B, N, D]; mask: booleans broadcastable to [B, H, N, N], False for a key that is not seen."""
         block_class = Block
         if choose("remat", self.remat, REMAT) != "none":
             block_class = nn.remat(Block, prevent_cse=not self.scan, policy=REMAT[self.remat])

@@ -33,7 +33,7 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, latent, restore, grid: tuple[int, int]):
-        """restore int32[B, N] as `ops.masking.random_masking` gives it; grid: rows and columns of the N patches."""
+        """restore: int32[B, N] from `ops.masking.random_masking`; grid: rows and columns of the N patches."""
         init, dtype = INITS[self.block["weight_init"]], self.block["dtype"]
         dense = {"kernel_init": init.kernel, "dtype": dtype, "dot_general": dense_product}
         mask_token = self.param("mask_token", nn.initializers.normal(0.02), (1, 1, self.width))
@@ -49,9 +49,9 @@ class Decoder(nn.Module):
 class MAE(nn.Module):
     """Images float[B, H, W, C], already normalised, to (loss, prediction, mask): see `__call__`.
 
-    The encoder's parameters lie at the top and have the names of a ViT with a class token, so that they serve as one's;
-    the decoder's lie under "decoder". Positions are fixed: any image size that the patches divide goes through the same
-    parameters. Sizes that cannot work raise ConfigError.
+    The encoder's parameters are at the top level and named like those of a ViT with a class token, so that a ViT can load
+    them; the decoder's are under "decoder". Positions are fixed: the same parameters take any image size that the patches
+    divide. Raises ConfigError for sizes that cannot work.
     """
 
     patch_size: int | tuple[int, int] = 16
@@ -65,10 +65,10 @@ class MAE(nn.Module):
     decoder_mlp_dim: int = 2048
     mask_ratio: float = 0.75
     norm_pix_loss: bool = False  # predict pixels normalised by their patch's mean and standard deviation
-    pool: str = "token"  # what `encode` gives: see ViT
+    pool: str = "token"  # what `encode` returns: see ViT
     act: str = "gelu"
     norm_eps: float = 1e-6
-    scan: bool = False  # one compiled block for all layers of the encoder, and one for the decoder's
+    scan: bool = False  # one compiled block for all layers of the encoder, and one for those of the decoder
     remat: str = "none"
     attention_impl: str = "xla"
     dtype: Any = jnp.float32
@@ -121,15 +121,15 @@ class MAE(nn.Module):
     def __call__(self, images, noise=None):
         """(loss float32[], prediction float32[B, N, p * q * C], mask float32[B, N], 1 where a patch is masked).
 
-        noise: float[B, N]; the patches with the least are visible. Without it, it is drawn from rngs={"masking": key}.
-        The loss is the mean squared error of the masked patches' (normalised) pixels; a patch's numbers are in order of
+        noise: float[B, N]; the patches with the lowest values are visible. By default, drawn from rngs={"masking": key}.
+        The loss is the mean squared error of the masked patches' (normalised) pixels; a patch's values are ordered by
         row, column and channel.
         """
         losses, prediction, mask = self.losses(images, noise)
         return losses.mean(), prediction, mask
 
     def losses(self, images, noise=None):
-        """As `__call__`, with the loss of each sample, float32[B]."""
+        """Like `__call__`, with one loss per example, float32[B]."""
         prediction, mask = self.predict(images, noise)
         target = patchify(images, self.encoder.patch).astype(jnp.float32)
         if self.norm_pix_loss:
@@ -151,9 +151,9 @@ class MAE(nn.Module):
         return self.encoder(images)
 
     def reconstruct(self, images, noise=None):
-        """(images float32[B, H, W, C] of every patch as predicted, mask float32[B, N]), in the images' normalisation.
+        """(images float32[B, H, W, C] with every patch as predicted, mask float32[B, N]), in the images' normalisation.
 
-        With norm_pix_loss a prediction knows nothing of a patch's mean and contrast: these are taken from the image.
+        With norm_pix_loss a prediction lacks the patch's mean and contrast: these are taken from the image.
         """
         prediction, mask = self.predict(images, noise)
         patch = self.encoder.patch
@@ -163,5 +163,5 @@ class MAE(nn.Module):
         return unpatchify(prediction, self.encoder.grid(images.shape[1:3]), patch), mask
 
     def resize_params(self, params: Mapping, from_size, to_size, method: str = "") -> dict:
-        """The parameters as they are: none depends on the image size, whatever the `method`."""
+        """The parameters unchanged: none depends on the image size, so `method` is ignored."""
         return dict(params)

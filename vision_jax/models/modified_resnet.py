@@ -1,7 +1,7 @@
 """CLIP's ModifiedResNet (Radford et al., 2021), after openai/CLIP's clip/model.py.
 
-It is ResNet-D (He et al., 2019) with anti-aliased strides (Zhang, 2019), average pools after convolutions of stride 1, and
-attention in place of the last average.
+It is ResNet-D (He et al., 2019) with anti-aliased strides (Zhang, 2019), that is average pooling after convolutions of
+stride 1, and attention in place of the final average pooling.
 """
 
 from collections.abc import Mapping
@@ -22,8 +22,8 @@ from vision_jax.ops.sharding import pin_batch
 class BatchNorm(nn.Module):
     """Batch normalisation (Ioffe & Szegedy, 2015) of x [..., C] over all leading axes, as torch computes it.
 
-    Statistics are float32: of the batch with train=True, else the running ones in the collection "batch_stats", whose
-    update takes the unbiased variance. Under jit the batch is the global one, whatever the devices.
+    Statistics are float32: the batch's with train=True, else the running ones in the collection "batch_stats", whose
+    update uses the unbiased variance. Under jit the batch is the global one, on any number of devices.
     """
 
     dtype: Any = jnp.float32
@@ -71,7 +71,7 @@ def average_pool(x, stride: int):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, average pool, 1x1 to four times the features; x is pooled and projected where it would not fit."""
+    """1x1, 3x3, average pool, 1x1 to four times the features; x is pooled and projected if its shape differs."""
 
     features: int
     stride: int = 1
@@ -89,7 +89,7 @@ class Bottleneck(nn.Module):
 
 
 class Stage(nn.Module):
-    """Bottlenecks of one resolution, the first of which has the stride."""
+    """Bottlenecks at one resolution; the first has the stride."""
 
     blocks: int
     features: int
@@ -106,9 +106,9 @@ class Stage(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """Maps [B, h, w, C] to [B, C]: their mean, with a position of its own, attends to itself and to every place.
+    """Maps [B, h, w, C] to [B, C]: their mean, with its own position embedding, attends to itself and to every position.
 
-    What the official layer projects the result with (its c_proj) is CLIP's projection.
+    The official layer's output projection (its c_proj) is CLIP's projection here.
     """
 
     num_heads: int
@@ -139,20 +139,20 @@ class AttentionPool(nn.Module):
 
 
 class ModifiedResNet(nn.Module):
-    """Images float[B, H, W, C], already normalised, to float32 logits [B, num_classes]; to features where that is 0.
+    """Images float[B, H, W, C], already normalised, to float32 logits [B, num_classes], or to features if that is 0.
 
-    Features are float32[B, 32 * width] (with four stages), what the attention pool gives before its projection. Images
-    of another size need `resize_params`. With train=True the collection "batch_stats" must be mutable. Fields that
-    cannot work raise ConfigError.
+    Features are float32[B, 32 * width] (with four stages), the output of the attention pool before its projection. Images
+    of another size need `resize_params`. With train=True the collection "batch_stats" must be mutable. Raises ConfigError
+    for fields that cannot work.
     """
 
     num_classes: int = 1000
     blocks: tuple[int, ...] = (3, 4, 6, 3)  # bottlenecks in each stage
     width: int = 64
-    num_heads: int | None = None  # of the attention pool; None: as many as have 64 features each
+    num_heads: int | None = None  # of the attention pool; None: heads of 64 features each
     head_init: str | float = "zeros"  # or "lecun_normal", or the standard deviation of a normal distribution
     head_bias_init: float = 0.0
-    remat: str = "none"  # "dots" or "full": recompute whole bottlenecks, which have no products but convolutions
+    remat: str = "none"  # "dots" or "full": recompute whole bottlenecks, whose only products are convolutions
     attention_impl: str = "xla"
     dtype: Any = jnp.float32  # of activations; parameters, statistics and logits are float32
 
@@ -203,7 +203,7 @@ class ModifiedResNet(nn.Module):
     ) -> dict:
         """`params` for images of `to_size` (height, width) pixels, from params for images of `from_size`.
 
-        The attention pool's positions are resampled on the host (`ops.resampling.resize_posemb`), the rest is kept.
+        The attention pool's positions are resampled on the host (`ops.resampling.resize_posemb`), the rest is unchanged.
         """
         pool = params["attn_pool"]
         table = resize_posemb(pool["pos_embed"], self.grid(from_size), self.grid(to_size), 1, method)

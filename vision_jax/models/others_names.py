@@ -1,4 +1,4 @@
-"""Architectures by the names that timm, transformers, torchvision, open_clip and others have for them: for messages alone."""
+"""The names that timm, transformers, torchvision, open_clip and others give to architectures; used only in messages."""
 
 import re
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ _FAMILIES = ("swinv2", "swin", "mae", "clip", "resnet", "vit")
 
 
 def model_hint(name: str, known: Iterable[str]) -> str:
-    """The end of a message on a model's name that is none of the `known`."""
+    """The end of a message about a model name that is not among the `known` ones."""
     known = list(known)
     if ours := [each for each in names_meant(name) if each in known]:
         hint = f"; did you mean {' or '.join(map(repr, ours))}?"
@@ -25,8 +25,8 @@ def model_hint(name: str, known: Iterable[str]) -> str:
 
 
 def names_meant(name: str) -> list[str]:
-    """Our names, likeliest first, for "vit_base_patch16_224", "google/vit-base-patch16-224", "ViT-B/16", "swin_v2_t" and their
-    kin; [] where it is nothing of the kind."""
+    """Our names, likeliest first, for "vit_base_patch16_224", "google/vit-base-patch16-224", "ViT-B/16", "swin_v2_t" and
+    the like; [] for anything else."""
     text = re.sub(r"[^a-z0-9]+", "_", name.lower())
     if found := re.search(r"(?:^|_)rn(\d+(?:x\d+)?)(?:_|$)", text):  # OpenAI's
         return [f"clip_rn{found[1]}"]
@@ -45,7 +45,7 @@ def names_meant(name: str) -> list[str]:
     of_clip = [f"clip_vit_{tower}" + "_336" * ("336" in text) for tower in towers]
     if "clip" in text:
         return of_clip
-    # What open_clip calls ViT-B-32 is a CLIP; others call a ViT so.
+    # open_clip's ViT-B-32 is a CLIP; for others that name is a ViT.
     is_either = re.fullmatch(r"ViT-[BLH][-/]\d+(-\d+)?", name)
     return [f"vit_{tower}" for tower in towers] + of_clip * bool(is_either)
 

@@ -1,4 +1,4 @@
-"""Models by name. A family is a module's class; a name is a family and the fields in which it differs from the class."""
+"""Models by name. A family is a module's class; a name stands for a family and the fields that differ from its defaults."""
 
 import dataclasses
 import fnmatch
@@ -33,7 +33,7 @@ _VIT = {
 }
 
 
-# Swin's and Swin V2's paper and configs (microsoft/Swin-Transformer): V1 and V2 differ in the window alone.
+# From the papers and configs of Swin and Swin V2 (microsoft/Swin-Transformer): V1 and V2 differ in the window only.
 _SWIN = {
     "t": {"width": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)},
     "s": {"width": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24)},
@@ -98,14 +98,14 @@ MODELS = {
     "mae_vit_b16": _mae("b", 16),
     "mae_vit_l16": _mae("l", 16),
     "mae_vit_h14": _mae("h", 14),
-    # Window 7 is made for images of 224 pixels, window 12 for 384.
+    # Window 7 is meant for images of 224 pixels, window 12 for 384.
     "swin_t": _swin("t"),
     "swin_s": _swin("s"),
     "swin_b": _swin("b"),
     "swin_l": _swin("l"),
     "swin_b_w12": _swin("b", 12),
     "swin_l_w12": _swin("l", 12),
-    # Windows 8 and 16 are made for 256 pixels, 12 for 192, 24 for 384; "12to" were pre-trained with window 12.
+    # Windows 8 and 16 are meant for 256 pixels, 12 for 192, 24 for 384; "12to" were pre-trained with window 12.
     "swinv2_t": _swinv2("t"),
     "swinv2_s": _swinv2("s"),
     "swinv2_b": _swinv2("b"),
@@ -119,7 +119,7 @@ MODELS = {
     "swinv2_l_w12to16": _swinv2("l", 16, 12),
     "swinv2_b_w12to24": _swinv2("b", 24, 12),
     "swinv2_l_w12to24": _swinv2("l", 24, 12),
-    # Made for images of 224 pixels, but rn50x4 for 288, rn50x16 for 384, rn50x64 for 448 and vit_l14_336 for 336.
+    # Meant for images of 224 pixels, but rn50x4 for 288, rn50x16 for 384, rn50x64 for 448 and vit_l14_336 for 336.
     "clip_rn50": _clip_resnet((3, 4, 6, 3), 64, 512, 1024),
     "clip_rn101": _clip_resnet((3, 4, 23, 3), 64, 512, 512),
     "clip_rn50x4": _clip_resnet((4, 6, 10, 6), 80, 640, 640),
@@ -133,29 +133,29 @@ MODELS = {
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Every name that `create_model` knows and that matches a pattern such as "swin*", sorted."""
+    """Every name that `create_model` accepts and that matches a pattern such as "swin*", sorted."""
     return sorted(fnmatch.filter(MODELS, pattern))
 
 
 def create_model(name: str, **overrides):
-    """The flax.linen.Module of that name, with any field overridden; lists count as tuples.
+    """The flax.linen.Module with that name, with any field overridden; lists count as tuples.
 
-    A family's name stands for its module with all defaults, "package.module:Attribute" for one's own: a class, or a function
-    that returns a module. A mapping is merged over the registered one; those fields of an image tower are dropped, though,
-    where `image_tower` is given: another tower begins with its own. Raises ConfigError for an unknown name or field, naming
-    the nearest, and for a value that cannot work.
+    A family's name stands for its module with all defaults, "package.module:Attribute" for a model of your own: a class, or
+    a function that returns a module. A mapping is merged over the registered one; but if `image_tower` is given, the
+    registered fields of the image tower are dropped, since another tower has its own. Raises ConfigError for an unknown
+    name or field, naming the nearest, and for a value that cannot work.
     """
     module, fields = module_of(name, overrides)
     try:
         return module(**fields)
-    except (ArithmeticError, TypeError, ValueError, MemoryError) as error:  # of fields that do not go together
+    except (ArithmeticError, TypeError, ValueError, MemoryError) as error:  # for incompatible fields
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"model '{name}' with {shown(dict(overrides))}: {type(error).__name__}: {error}") from error
 
 
 def module_of(name: str, overrides: Mapping) -> tuple[Any, dict[str, Any]]:
-    """The class of the model of that name and its checked fields, of which `create_model` makes the model."""
+    """The class of the model with that name and its checked fields, from which `create_model` creates the model."""
     module, fields = _registered(name)
     if "image_tower" in overrides:
         fields = {field: value for field, value in fields.items() if field != "image"}
@@ -179,22 +179,22 @@ def check_name(name: str) -> None:
 
 
 def named_fields(name: str) -> dict[str, Any]:
-    """The fields in which that name differs from its family; {} for a family's own name and for parts of one's own."""
+    """The fields in which that name differs from its family; {} for a family's own name and for models of your own."""
     return dict(MODELS.get(name, (name, {}))[1])
 
 
 def _registered(name: str) -> tuple[Any, dict[str, Any]]:
-    """What makes the model of a name, and its fields; a family's own name has none."""
+    """The class or function behind a model's name, and its registered fields; none for a family's own name."""
     check_name(name)
     family, fields = MODELS.get(name, (name, {}))
     module = parts.find("config.model.name", family, FAMILIES)
-    if dataclasses.is_dataclass(module) and not isinstance(module, type):  # a module itself
+    if dataclasses.is_dataclass(module) and not isinstance(module, type):  # an instance of a module
         module, fields = type(module), {field: getattr(module, field) for field in parts.fields_of(type(module))}
     return module, fields
 
 
 def _check_range(field: str, value: Any) -> None:
-    """Raises ConfigError for a number that no model can have: sizes from 1 on, shares below 1."""
+    """Raises ConfigError for a number that no model can have: sizes must be at least 1, shares below 1."""
     what = f"model field '{field}'"
     if isinstance(value, tuple):
         for item in value:

@@ -43,7 +43,7 @@ def group_norm(name: str, dtype: Any, **init) -> nn.GroupNorm:
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 with the stride, 1x1 to four times the features; x is projected where its shape would not fit."""
+    """1x1, 3x3 with the stride, 1x1 to four times the features; x is projected if its shape differs."""
 
     features: int
     stride: int = 1
@@ -64,7 +64,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNetStage(nn.Module):
-    """Bottlenecks of one resolution, the first of which has the stride."""
+    """Bottlenecks at one resolution; the first has the stride."""
 
     blocks: int
     features: int
@@ -79,10 +79,10 @@ class ResNetStage(nn.Module):
 
 
 class ResNetStem(nn.Module):
-    """Images [B, H, W, C] to the last stage's features: root of stride 4, then `blocks` bottlenecks a stage.
+    """Images [B, H, W, C] to the last stage's features: a root of stride 4, then `blocks` bottlenecks per stage.
 
-    The first stage keeps the resolution, each further one halves it and doubles the features; with no stages the root's
-    own `width` features are the result.
+    The first stage keeps the resolution, each further one halves it and doubles the features; without stages, the root's
+    `width` features are the result.
     """
 
     blocks: tuple[int, ...]
@@ -106,7 +106,7 @@ def stem_size(size: tuple[int, int], blocks: tuple[int, ...]) -> tuple[int, int]
 
 
 class ResNet(nn.Module):
-    """Images float[B, H, W, C], already normalised, to float32 logits [B, num_classes]; to features where that is 0."""
+    """Images float[B, H, W, C], already normalised, to float32 logits [B, num_classes], or to features if that is 0."""
 
     num_classes: int = 1000
     blocks: tuple[int, ...] = (3, 4, 6, 3)
@@ -134,5 +134,5 @@ class ResNet(nn.Module):
         return self.head(features) if self.num_classes else features
 
     def resize_params(self, params, from_size, to_size, method: str = "") -> dict:
-        """The parameters as they are: none depends on the image size, whatever the `method`."""
+        """The parameters unchanged: none depends on the image size, so `method` is ignored."""
         return params

@@ -1,4 +1,4 @@
-"""Parameter trees: the names of their leaves, and the layouts of unrolled and of scanned layers, nested to any depth."""
+"""Parameter trees: the names of their leaves, and the layouts of unrolled and scanned layers, nested to any depth."""
 
 import re
 from collections.abc import Mapping
@@ -18,10 +18,10 @@ def path_name(path) -> str:
 
 
 def stack_blocks(params: Mapping) -> dict:
-    """`params` with each run blocks_0 ... blocks_{n-1} as one `blocks`, arrays gaining a leading layer axis.
+    """`params` with each run blocks_0 ... blocks_{n-1} as one `blocks`, whose arrays gain a leading layer axis.
 
-    Undone by `unstack_blocks`. Raises ConfigError where a block is missing or another's structure, shapes or dtypes
-    differ from the first's.
+    Undone by `unstack_blocks`. Raises ConfigError if a block is missing or has another structure, shape or dtype than
+    the first.
     """
     tree = _map_children(stack_blocks, params)
     count = sum(_BLOCK.fullmatch(name) is not None for name in tree)
@@ -38,7 +38,7 @@ def stack_blocks(params: Mapping) -> dict:
 
 
 def unstack_blocks(params: Mapping) -> dict:
-    """`params` with each `blocks` as blocks_0 ... blocks_{n-1}, arrays losing their leading layer axis."""
+    """`params` with each `blocks` as blocks_0 ... blocks_{n-1}, whose arrays lose their leading layer axis."""
     tree = dict(params)
     if "blocks" in tree:
         blocks = tree.pop("blocks")
@@ -48,7 +48,7 @@ def unstack_blocks(params: Mapping) -> dict:
 
 
 def _layer(x, i: int):
-    """Of an array, or of the shape of one."""
+    """Layer `i` of an array, or of the shape of one."""
     return jax.ShapeDtypeStruct(x.shape[1:], x.dtype) if isinstance(x, jax.ShapeDtypeStruct) else x[i]
 
 

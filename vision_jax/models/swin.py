@@ -36,7 +36,7 @@ WINDOW_RULES = ("square", "axis")
 
 
 class SwinBlock(nn.Module):
-    """[B, H, W, C] to the same. V1: x + attention(norm1(x)), x + mlp(norm2(x)); V2 normalises after each branch instead.
+    """[B, H, W, C] to the same shape. V1: x + attention(norm1(x)), x + mlp(norm2(x)); V2 normalises after each branch.
 
     attention: fields of `WindowAttention` besides `shifted`.
     """
@@ -71,7 +71,7 @@ class SwinBlock(nn.Module):
 class PatchMerging(nn.Module):
     """[B, H, W, C] to [B, ceil(H / 2), ceil(W / 2), 2C]: four neighbours side by side, normalised and projected.
 
-    The neighbours' order is (0, 0), (1, 0), (0, 1), (1, 1) in (row, column). V2 projects first and normalises then.
+    The neighbours' order is (0, 0), (1, 0), (0, 1), (1, 1) in (row, column). V2 projects first, then normalises.
     """
 
     norm_eps: float = 1e-5
@@ -97,11 +97,11 @@ class PatchMerging(nn.Module):
 
 
 class SwinStage(nn.Module):
-    """`depth` blocks, every second one shifted, and what halves the map for the next stage.
+    """`depth` blocks, every second one shifted, then the layer that halves the map for the next stage.
 
     The blocks are unrolled as blocks_0 ... or scanned in pairs as one `blocks`, whose parameters have a leading axis of
-    `depth` as everywhere; of an odd number, the last one runs after the scan. block: fields of `SwinBlock` besides
-    `shifted` and `train`.
+    size `depth`, as everywhere; with an odd number, the last one runs after the scan. block: fields of `SwinBlock`
+    besides `shifted` and `train`.
     """
 
     depth: int
@@ -156,26 +156,26 @@ class SwinStage(nn.Module):
 
 
 class Swin(nn.Module):
-    """Images float[B, H, W, C], already normalised, to float32 logits [B, num_classes]; to features [B, D] where that is 0.
+    """Images float[B, H, W, C], already normalised, to float32 logits [B, num_classes], or to features [B, D] if that is 0.
 
-    The parameters serve images of any height and width: images are padded to whole patches, maps to whole windows and
-    to even sides where they merge, always at the bottom and the right with zeros, and a window that covers its map
-    shrinks to it (`ops.windows.fit_window`). With features_only the result is the pyramid for detection and
-    segmentation instead: each stage's map [B, H / 4, W / 4, C], [B, H / 8, W / 8, 2C], ..., in float32, through a norm
-    of its own. `features` gives these maps without norms, from any Swin.
+    The same parameters take images of any height and width: images are padded to whole patches, maps to whole windows and
+    to even sides before merging, always at the bottom and the right with zeros, and a window that covers its map
+    shrinks to it (`ops.windows.fit_window`). With features_only the result is instead the pyramid for detection and
+    segmentation: each stage's map [B, H / 4, W / 4, C], [B, H / 8, W / 8, 2C], ..., in float32, each through its own
+    norm. `features` returns these maps without norms, for any Swin.
 
-    The function is deterministic unless train=True, which takes rngs={"dropout": key} where any rate is above 0. Fields
-    that cannot work raise ConfigError.
+    The function is deterministic unless train=True, which takes rngs={"dropout": key} if any rate is above 0. Raises
+    ConfigError for fields that cannot work.
     """
 
     num_classes: int = 1000
     patch_size: int | tuple[int, int] = 4
-    width: int = 96  # of the first stage; each further one has twice as many
+    width: int = 96  # of the first stage; doubles with each further one
     depths: tuple[int, ...] = (2, 2, 6, 2)
     num_heads: tuple[int, ...] = (3, 6, 12, 24)
     window: int | tuple[int, int] = 7
     version: int = 1
-    pretrained_window: int | tuple[int, ...] | None = None  # V2: the window, or one a stage, whose offsets it learned
+    pretrained_window: int | tuple[int, ...] | None = None  # V2: the window, or one per stage, used in pre-training
     window_rule: str = "square"  # how a window shrinks to a smaller map: see ops.windows.fit_window
     mask_padding: bool = (
         True  # False: tokens see the padding of their window, as in transformers' and mmdetection's Swin
@@ -191,7 +191,7 @@ class Swin(nn.Module):
     head_init: str | float = 0.02  # "zeros", "lecun_normal", or the standard deviation of a normal distribution
     head_bias_init: float = 0.0
     scan: bool = False  # one compiled pair of blocks for all pairs of a stage (see models.stacking)
-    remat: str = "none"  # "dots": recompute all but the products with parameters; "full": whole blocks
+    remat: str = "none"  # "dots": recompute everything but products with parameters; "full": whole blocks
     attention_impl: str = "xla"
     dtype: Any = jnp.float32  # of activations; parameters, norms' and softmax's statistics and logits are float32
 
@@ -229,7 +229,7 @@ class Swin(nn.Module):
 
     @property
     def pretrained_windows(self) -> tuple:
-        """One a stage."""
+        """One window per stage."""
         return (
             self.pretrained_window
             if isinstance(self.pretrained_window, tuple)
@@ -283,14 +283,14 @@ class Swin(nn.Module):
         return self.head(x) if self.num_classes else x
 
     def embed(self, images, train: bool = False):
-        """What enters the first block: [B, ceil(H / patch), ceil(W / patch), width]."""
+        """The input of the first block: [B, ceil(H / patch), ceil(W / patch), width]."""
         images = pad_to_multiple(images, as_pair(self.patch_size))
         rows, columns = (side // step for side, step in zip(images.shape[1:3], as_pair(self.patch_size), strict=True))
         x = self.dropout(self.patch_norm(self.patch_embed(images)), deterministic=not train)
         return pin_batch(x.reshape(len(x), rows, columns, self.width))
 
     def features(self, images, train: bool = False) -> list:
-        """The maps [B, H_s, W_s, C_s] that leave each stage's blocks, before they are merged and before any norm."""
+        """The output [B, H_s, W_s, C_s] of each stage's blocks, before merging and before any norm."""
         rates = None
         if train and self.drop_path_rate > 0.0:
             rates = jnp.linspace(0.0, self.drop_path_rate, sum(self.depths))
@@ -302,10 +302,10 @@ class Swin(nn.Module):
         return maps
 
     def resize_params(self, params: Mapping, from_size, to_size, method: str = "") -> dict:
-        """`params` for this model's window: V1's tables are resampled bicubically, as by the official loader.
+        """`params` for this model's window: V1's tables are resampled bicubically, like in the official loader.
 
-        Nothing depends on the sizes of the images, or on the `method`, which is that of absolute positions. V2's biases
-        follow from its `pretrained_window`.
+        Nothing depends on the image sizes, or on `method`, which is for absolute positions. V2's biases follow from its
+        `pretrained_window`.
         """
         shape = tuple(2 * side - 1 for side in as_pair(self.window))
         flat = flatten_dict(params, sep="/")

@@ -16,15 +16,15 @@ POOLS = ("end", "last")
 def text_initializers(width: int, depth: int) -> Initializers:
     """Standard deviations as in `CLIP.initialize_parameters` (openai/CLIP, clip/model.py), torch's biases elsewhere."""
     normal = nn.initializers.normal
-    residual = width**-0.5 * (2 * depth) ** -0.5  # what adds to the residual stream, 2 * depth times
+    residual = width**-0.5 * (2 * depth) ** -0.5  # for the 2 * depth layers that add to the residual stream
     return Initializers(normal(residual), normal(width**-0.5), fc1=normal((2 * width) ** -0.5), mlp_bias=torch_bias)
 
 
 class TextTransformer(nn.Module):
-    """Tokens int32[B, L] to features float32[B, width], the normalised last layer read at one token of each text.
+    """Tokens int32[B, L] to features float32[B, width]: the normalised last layer at one token of each text.
 
-    Texts of up to `context_length` tokens serve. An id past the vocabulary gives NaN. With causal=True a token sees
-    itself and those before it, so that the end token sees no padding. Raises ConfigError for longer texts.
+    Takes texts of up to `context_length` tokens and raises ConfigError for longer ones. An id outside the vocabulary gives
+    NaN. With causal=True a token sees only itself and those before it, so that the end token sees no padding.
     """
 
     vocab_size: int = 49408
@@ -35,7 +35,7 @@ class TextTransformer(nn.Module):
     mlp_dim: int | None = None  # None: 4 * width
     act: str = "quick_gelu"
     causal: bool = True
-    pool: str = "end"  # the token read: "end", the (first) one of the largest id, or "last"
+    pool: str = "end"  # the token that is read: "end", the (first) one with the largest id, or "last"
     norm_eps: float = 1e-5
     scan: bool = False
     remat: str = "none"
@@ -66,7 +66,7 @@ class TextTransformer(nn.Module):
         return take_tokens(x, jnp.argmax(tokens, axis=-1, keepdims=True))[:, 0].astype(jnp.float32)
 
     def embed(self, tokens):
-        """What enters the first block: [B, L, width], the tokens' embeddings with positions."""
+        """The input of the first block: [B, L, width], the tokens' embeddings with positions."""
         length = tokens.shape[1]
         if length > self.context_length:
             raise ConfigError(

@@ -1,7 +1,7 @@
 """The Vision Transformer (Dosovitskiy et al., 2021), and the hybrid that cuts a ResNet's features into patches.
 
-Defaults are those of google-research/vision_transformer. `embed`, `apply_blocks` and `pool_tokens` are methods of their own
-for models that use the encoder otherwise: `model.apply(variables, images, method=ViT.embed)`.
+Defaults are those of google-research/vision_transformer. `embed`, `apply_blocks` and `pool_tokens` are separate methods for
+models that use the encoder in other ways: `model.apply(variables, images, method=ViT.embed)`.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,10 +35,10 @@ POSEMBS = ("none", "learn_1d", "learn_2d", "sincos2d", "sincos2d_bv", "learn_sin
 
 
 class Positions(nn.Module):
-    """Absolute positions float32[1, prefix + h * w, D] of a grid (h, w), or None; `prefix` is 1 with a place for cls.
+    """Absolute positions float32[1, prefix + h * w, D] of a grid (h, w), or None; `prefix` is 1 if cls has a position.
 
-    "learn_1d" learns a place for cls; the other tables have zeros there, as MAE's has. "learn_sincos2d" is MAE's table
-    as the first value of a learned one, as in MAE's fine-tuning.
+    "learn_1d" learns a position for cls; the other tables have zeros there, like MAE's. "learn_sincos2d" starts a learned
+    table from MAE's fixed one, as in MAE's fine-tuning.
     """
 
     kind: str
@@ -69,9 +69,9 @@ class Positions(nn.Module):
 class ViT(nn.Module):
     """Images float[B, H, W, C], already normalised, to float32 logits [B, num_classes].
 
-    With num_classes=0 the features [B, D] come back (with pool="none": of all tokens, [B, N, D]), in float32, too. The
-    function is deterministic unless train=True, which takes rngs={"dropout": key} where any rate is above 0. Sizes and
-    choices that cannot work raise ConfigError.
+    With num_classes=0, returns the features [B, D] (with pool="none": of all tokens, [B, N, D]), also in float32. The
+    function is deterministic unless train=True, which takes rngs={"dropout": key} if any rate is above 0. Raises
+    ConfigError for sizes and choices that cannot work.
     """
 
     num_classes: int = 1000
@@ -80,14 +80,14 @@ class ViT(nn.Module):
     depth: int = 12
     num_heads: int = 12
     mlp_dim: int = 3072
-    stem: tuple[int, ...] | None = None  # hybrids: bottlenecks in each stage of a ResNetStem; (): its root alone
+    stem: tuple[int, ...] | None = None  # hybrids: bottlenecks in each stage of a ResNetStem; (): its root only
     pool: str = "token"  # "token": cls; "gap": mean of the patches; "map": attention; "none": all tokens
-    cls_token: bool | None = None  # None: where pool is "token"
+    cls_token: bool | None = None  # None: if pool is "token"
     num_registers: int = 0  # learned tokens without positions after cls (Darcet et al., 2024)
     posemb: str = "learn_1d"  # see POSEMBS
-    posemb_cls: bool = True  # False: positions are added to patches alone, as in DeiT III and big_vision
+    posemb_cls: bool = True  # False: positions are added to patches only, as in DeiT III and big_vision
     patch_bias: bool = True
-    pre_norm: bool = False  # `norm_pre`, a norm of what enters the first block, as in CLIP
+    pre_norm: bool = False  # `norm_pre`, a norm before the first block, as in CLIP
     representation_size: int | None = None  # width of a Dense with tanh before the head
     dropout_rate: float = 0.0  # after positions, attention, activation and MLP
     attention_dropout_rate: float = 0.0
@@ -96,15 +96,15 @@ class ViT(nn.Module):
     act: str = "gelu_tanh"
     norm_eps: float = 1e-6
     norm_pooled: bool = (
-        False  # `fc_norm`, a norm of the pooled features in place of that of all tokens, as MAE fine-tunes
+        False  # `fc_norm`, a norm of the pooled features instead of one of all tokens, as in MAE's fine-tuning
     )
-    head_batch_norm: bool = False  # standardise what enters the head over the batch, as MAE's linear probe does
+    head_batch_norm: bool = False  # standardise the head's input over the batch, as in MAE's linear probe
     qkv_bias: bool = True
-    weight_init: str = "google"  # whose initial parameters: see INITS in models.layers
+    weight_init: str = "google"  # which code's initial parameters: see INITS in models.layers
     head_init: str | float = "zeros"  # or "lecun_normal", or the standard deviation of a normal distribution
     head_bias_init: float = 0.0
     scan: bool = False  # one compiled block for all layers; parameters gain a layer axis (see models.stacking)
-    remat: str = "none"  # "dots": recompute all but the products with parameters; "full": whole blocks
+    remat: str = "none"  # "dots": recompute everything but products with parameters; "full": whole blocks
     attention_impl: str = "xla"
     dtype: Any = jnp.float32  # of activations; parameters, norms' and softmax's statistics and logits are float32
 
@@ -192,7 +192,7 @@ class ViT(nn.Module):
         if self.num_classes:
             bias = nn.initializers.constant(self.head_bias_init)
             self.head = nn.Dense(self.num_classes, kernel_init=head_initializer(self.head_init), bias_init=bias)
-        # Their parameters lie beside ours, not a level below.
+        # Their parameters are at the same level as ours, not one below.
         nn.share_scope(self, self.positions)
         nn.share_scope(self, self.transformer)
 
@@ -205,7 +205,7 @@ class ViT(nn.Module):
         return self.head(self.head_norm(x, use_running_average=not train) if self.head_batch_norm else x)
 
     def embed_patches(self, images):
-        """Patches [B, N, D] with positions but without dropout, and the position [1, 1, D] of cls where it has one."""
+        """Patches [B, N, D] with positions but without dropout, and the position [1, 1, D] of cls if it has one."""
         x = images if self.stem is None else self.backbone(images)
         positions = self.positions(grid_of(x.shape[1:3], self.patch))
         x = self.patch_embed(x)
@@ -225,7 +225,7 @@ class ViT(nn.Module):
         return pin_batch(jnp.concatenate([*tokens, patches], axis=1) if tokens else patches)
 
     def embed(self, images, train: bool = False):
-        """What enters the first block: [B, prefix + N, D], cls, registers and patches with positions and dropout."""
+        """The input of the first block: [B, prefix + N, D], cls, registers and patches with positions and dropout."""
         x = self.dropout(self.add_prefix(*self.embed_patches(images)), deterministic=not train)
         return self.norm_pre(x) if self.pre_norm else x
 
@@ -255,7 +255,7 @@ class ViT(nn.Module):
     ) -> dict:
         """`params` for images of `to_size` (height, width) pixels, from params for images of `from_size`.
 
-        Learned tables of positions are resampled on the host (`ops.resampling.resize_posemb`), the rest is kept. Raises
+        Learned position tables are resampled on the host (`ops.resampling.resize_posemb`), the rest is unchanged. Raises
         ConfigError for relative positions, whose offsets in a row of patches mean nothing on another grid.
         """
         old, new = self.grid(from_size), self.grid(to_size)

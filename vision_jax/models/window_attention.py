@@ -1,4 +1,4 @@
-"""Attention within shifted windows, as Swin V1 (Liu et al., 2021) and V2 (Liu et al., 2022) have it."""
+"""Attention within shifted windows, as in Swin V1 (Liu et al., 2021) and V2 (Liu et al., 2022)."""
 
 import functools
 import math
@@ -29,10 +29,10 @@ kernel_init = INITS["swin"].kernel
 
 
 class WindowAttention(nn.Module):
-    """Multi-head attention within the windows of a map [B, H, W, D], for tokens of one region of the map.
+    """Multi-head attention within the windows of a map [B, H, W, D], between tokens of the same region of the map.
 
-    V1 adds a learned value for each offset and head to the scaled logits; where the map makes the window smaller, the
-    middle of the table serves. V2's logits are cosines times a learned scale a head, plus 16 sigmoid(MLP(log offset)).
+    V1 adds a learned value per offset and head to the scaled logits; if the map makes the window smaller, the middle of
+    the table is used. V2's logits are cosines times a learned scale per head, plus 16 sigmoid(MLP(log offset)).
     """
 
     num_heads: int
@@ -94,13 +94,13 @@ class WindowAttention(nn.Module):
         return 16.0 * jax.nn.sigmoid(OffsetMlp(self.num_heads, name="cpb_mlp")(offsets))
 
     def cosine_scale(self):
-        """float32[heads, 1], of V2's logits."""
+        """float32[heads, 1], the scale of V2's logits."""
         log_scale = self.param("logit_scale", nn.initializers.constant(math.log(10.0)), (self.num_heads,))
         return jnp.exp(jnp.minimum(log_scale, math.log(COSINE_SCALE_MAX)))[:, None]
 
 
 class OffsetMlp(nn.Module):
-    """V2's continuous position bias: offsets float32[..., 2] to a value for each head, float32[..., heads]."""
+    """V2's continuous position bias: offsets float32[..., 2] to a value per head, float32[..., heads]."""
 
     num_heads: int
     width: int = 512

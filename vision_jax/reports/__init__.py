@@ -1,1 +1,1 @@
-"""What is shown of runs once they have begun: tables, curves, a page; read from their work folders."""
+"""What is shown about runs once they have begun, from their work folders: tables, curves, a page."""

@@ -1,4 +1,4 @@
-"""Curves of runs: one drawing for `run.plot`, `vision-jax plot` and `vision-jax report`."""
+"""Curves of runs: one plot for `run.plot`, `vision-jax plot` and `vision-jax report`."""
 
 import re
 import textwrap
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from vision_jax.errors import ConfigError, did_you_mean, not_installed
 from vision_jax.reports.records import Record
 
-# Okabe and Ito's, which the colour-blind tell apart (jfly.uni-koeln.de/color), those that show on white first.
+# Okabe and Ito's, which colour-blind people can tell apart (jfly.uni-koeln.de/color); those visible on white come first.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-LINES = ("-", "--", ":", "-.")  # once all colours are taken
+LINES = ("-", "--", ":", "-.")  # used once all colours are taken
 PANEL = 4.2, 3.0  # inches
 UNITS = {
     "psnr": "dB",
@@ -24,7 +24,7 @@ UNITS = {
 
 
 def make_figure(what: str):
-    """An empty matplotlib figure of no window. Raises ConfigError, on `what`, where matplotlib is missing."""
+    """An empty matplotlib figure without a window. Raises ConfigError, naming `what`, if matplotlib is missing."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -33,9 +33,9 @@ def make_figure(what: str):
 
 
 def draw(figure, records: Sequence[Record], metrics: Sequence[str] = (), over: str = "step") -> None:
-    """Draws metrics of runs on an empty matplotlib figure, a panel each; by default losses and what evaluations measure.
+    """Draws metrics of runs on an empty matplotlib figure, one panel each; by default losses and evaluation metrics.
 
-    over: "step" or "epoch", that is examples seen by examples of an epoch, where batches differ.
+    over: "step" or "epoch" (examples seen, divided by the examples in an epoch), for runs whose batch sizes differ.
     Raises ConfigError for a metric that no run has.
     """
     from matplotlib.lines import Line2D
@@ -82,7 +82,7 @@ def _per_step(record: Record, over: str) -> float:
 
 
 def _unit(metric: str) -> str:
-    """What the numbers of a metric are."""
+    """The unit of a metric."""
     name = metric.rpartition("/")[2]
     if re.search(r"(^|_)(top|r)\d+$|^right$", name):
         return "share of examples"

@@ -1,4 +1,4 @@
-"""Pieces of a page that needs nothing but itself: no script, no other file, no network."""
+"""Parts of a self-contained page: no script, no other file, no network."""
 
 import base64
 import html
@@ -47,11 +47,11 @@ img { max-width: 100%; height: auto; display: block; }
 
 
 class Markup(str):
-    """Text that is HTML already."""
+    """Text that is already HTML."""
 
 
 def element(name: str, /, *children: str, **attributes: str) -> Markup:
-    """<name attributes>children</name>, with all text in it escaped but what is `Markup`. `class_`: class."""
+    """<name attributes>children</name>, with all text in it escaped except `Markup`. `class_` stands for class."""
     inside = "".join(child if isinstance(child, Markup) else html.escape(str(child)) for child in children)
     told = "".join(f' {key.strip("_")}="{html.escape(str(value))}"' for key, value in attributes.items())
     return Markup(f"<{name}{told}>" if name in ("img", "meta") else f"<{name}{told}>{inside}</{name}>")
@@ -73,7 +73,7 @@ def section(title: str, *parts: str) -> Markup:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = True, **attributes: str) -> Markup:
-    """Cells that are no `Markup` are escaped; where they are `numbers`, all but the first of a row stand to the right."""
+    """Escapes cells that are not `Markup`; with `numbers`, aligns all but the first of a row to the right."""
     right = {"class_": "number"} if numbers else {}
 
     def row(name: str, cells: Sequence[str], **first: str) -> Markup:
@@ -84,12 +84,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = Tr
 
 
 def wide(part: Markup) -> Markup:
-    """What scrolls by itself where it is wider than the screen."""
+    """Lets a part scroll by itself if it is wider than the screen."""
     return element("div", part, class_="wide")
 
 
 def picture(content: bytes, kind: str, said: str, *caption: str) -> Markup:
-    """A picture within the page; kind: "png" or "svg+xml"; `said` stands for it where it is not seen."""
+    """A picture embedded in the page; kind: "png" or "svg+xml"; `said` is its alternative text."""
     data = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
     told = element("figcaption", *caption) if caption else Markup()
     return element("figure", element("img", src=data, alt=said), told)

@@ -1,4 +1,4 @@
-"""What a classifier takes for what: its data evaluated anew."""
+"""Which classes a classifier confuses, found by evaluating its data again."""
 
 import functools
 import io
@@ -25,28 +25,28 @@ from vision_jax.training.partitioning import make_mesh, replicated
 from vision_jax.training.setup import init_variables, process_settings
 from vision_jax.weights.work_folder import learned_labels, load_variables, locate, read_run_config
 
-ROWS = 256  # examples at a time, on whatever machine a report is written
-SIDE = 160  # pixels that a shown picture has at most, unless it is one that has to be enlarged
+ROWS = 256  # examples per batch, on whatever machine writes the report
+SIDE = 160  # longest side of a shown picture in pixels, unless it has to be enlarged
 
 
 class Mistake(NamedTuple):
-    """A picture that a classifier takes for another class: PNG bytes, classes, the probabilities of both."""
+    """A picture that a classifier assigns to a wrong class: PNG bytes, classes, the probabilities of both."""
 
     picture: bytes
     is_: str
     taken_for: str
-    probability: float  # of what it is taken for
+    probability: float  # of the predicted class
     of_right: float
 
 
 class Answers(NamedTuple):
-    """What a classifier says of every readable example of its evaluation data."""
+    """A classifier's predictions for every readable example of its evaluation data."""
 
     source: str
     step: int  # of the checkpoint
     class_names: tuple[str, ...]
-    confusion: np.ndarray  # int[C, C]: examples by true class and by the class that they are taken for
-    mistakes: list[Mistake]  # the most confident ones, most confident first
+    confusion: np.ndarray  # int[C, C]: number of examples by true class and predicted class
+    mistakes: list[Mistake]  # the most confident ones, in descending order of confidence
 
     @property
     def accuracy(self) -> float:
@@ -54,16 +54,16 @@ class Answers(NamedTuple):
 
 
 def classify(workdir: pathlib.Path, checkpoint: str, most: int) -> Answers | None:
-    """A run's classifier on its evaluation data, with at most so many mistakes; None where it is no classifier.
+    """A run's classifier on its evaluation data, with at most `most` mistakes; None if it is not a classifier.
 
-    checkpoint: "last", "best" or a step. Raises ConfigError where checkpoint or data are not there.
+    checkpoint: "last", "best" or a step. Raises ConfigError if checkpoint or data are missing.
     """
     config = read_run_config(workdir)
     config.evals.batch_size = min(config.evals.batch_size or config.batch_size, ROWS)
     task = make_task(config, learned_labels(workdir, config))
     if not isinstance(task, Classification):
         return None
-    folder, mesh = locate(workdir, checkpoint), make_mesh(base_config())  # whatever devices there are
+    folder, mesh = locate(workdir, checkpoint), make_mesh(base_config())  # any devices will do
     name, spec = _evaluated(config)
     with process_settings(config), jax.set_mesh(mesh):
         evaluator = ClassificationEvaluator(Evaluation(name, spec, task, config, mesh))
@@ -94,14 +94,14 @@ def classify(workdir: pathlib.Path, checkpoint: str, most: int) -> Answers | Non
 
 
 def _answer(task, variables: dict, batch: dict) -> tuple:
-    """Ids, labels, classes that are taken for them, and the probabilities of these and of the labels."""
+    """Ids, labels, predicted classes, and the probabilities of the predictions and of the labels."""
     probabilities = jax.nn.softmax(task.outputs(variables, batch)[0].astype(jnp.float32))
     right = jnp.take_along_axis(probabilities, batch["label"][:, None], axis=1)[:, 0]
     return batch["id"], batch["label"], probabilities.argmax(-1), probabilities.max(-1), right
 
 
 def _evaluated(config) -> tuple[str, Any]:
-    """The entry of config.evals that measures the classifier, and the source that it is measured on."""
+    """The entry of config.evals that measures the classifier, and the source that it uses."""
     for name, entry in config.evals.items():
         if getattr(entry, "kind", "") == "classification" and entry.every:
             return name, entry.source or config.data.eval
@@ -109,10 +109,10 @@ def _evaluated(config) -> tuple[str, Any]:
 
 
 def _thumbnail(picture) -> bytes:
-    """A PNG of a source's picture: shrunk to `SIDE`, or enlarged by whole pixels where it is smaller."""
+    """A PNG of a source's picture: shrunk to `SIDE`, or enlarged by a whole factor if it is smaller."""
     try:
         image = decode(picture)
-    except BrokenImage as error:  # which the data's own limits let pass, and these do not
+    except BrokenImage as error:  # the data's own limits allow it, but these do not
         raise ConfigError(f"a picture cannot be shown: {error}") from error
     image.thumbnail((SIDE, SIDE))
     file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""All about a run on one page."""
+"""A report on a run as one page."""
 
 import io
 import pathlib
@@ -16,16 +16,16 @@ from vision_jax.reports.mistakes import Answers, classify
 from vision_jax.reports.records import Record, differing
 from vision_jax.reports.tables import duration, number, setting
 
-CLASSES = 30  # of a confusion matrix that is shown whole
-PAIRS = 20  # of classes that are confused most often, where there are more
+CLASSES = 30  # the largest number for which the whole confusion matrix is shown
+PAIRS = 20  # the number of most confused pairs that are shown for more classes
 MISTAKES = 24
 NO_CURVES = ("train/seconds", "train/epoch", "train/skipped", "train/skipped_in_row", "train/broken")
 
 
 def report(record: Record, against: Record | None = None, checkpoint: str = "") -> str:
-    """HTML on a run, beside another where there is one.
+    """A report in HTML on a run, beside another one if given.
 
-    checkpoint: whose mistakes are shown: "last", "best" or a step; by default the best where one is known, else the last.
+    checkpoint: whose mistakes are shown: "last", "best" or a step; by default the best if one is known, else the last.
     """
     shown = [record] if against is None else [record, against]
     return page(
@@ -59,7 +59,7 @@ def heading(record: Record, against: Record | None) -> Markup:
 
 
 def results(records: Sequence[Record]) -> Markup:
-    """The last value of every metric, and of two runs the difference."""
+    """The last value of every metric and, for two runs, the difference."""
     names = list(dict.fromkeys(name for record in records for name in record.metrics))
     if not names:
         return section("Results", element("p", "Nothing has been measured yet."))
@@ -76,7 +76,7 @@ def results(records: Sequence[Record]) -> Markup:
 
 
 def charts(records: Sequence[Record]) -> Markup:
-    """A picture a metric."""
+    """One picture per metric."""
     names = dict.fromkeys(name for record in records for name in (*record.metrics, *record.history))
     names = [name for name in names if name not in NO_CURVES and not name.endswith("/examples")]
     found = []
@@ -89,7 +89,7 @@ def charts(records: Sequence[Record]) -> Markup:
 
 
 def answers(record: Record, checkpoint: str) -> Markup:
-    """What a classifier takes for what; nothing for another task."""
+    """What a classifier confuses; nothing for another task."""
     try:
         found = classify(record.workdir, checkpoint or ("best" if record.best else "last"), MISTAKES)
     except (ConfigError, OSError) as error:
@@ -108,13 +108,13 @@ def answers(record: Record, checkpoint: str) -> Markup:
 
 
 def confusion_matrix(found: Answers) -> Markup:
-    """Numbers of examples by true class and by the class that they are taken for."""
+    """Number of examples by true class and predicted class."""
     shares = found.confusion / np.maximum(found.confusion.sum(1, keepdims=True), 1)
 
     def cell(row: int, column: int) -> Markup:
         share, count = shares[row, column], found.confusion[row, column]
         color = "0,114,178" if row == column else "213,94,0"
-        strength = share if row == column else min(1, 4 * share)  # so that a few in a hundred are seen
+        strength = share if row == column else min(1, 4 * share)  # so that a few per cent are visible
         style = f"background:rgba({color},{strength:.2f});color:{'#fff' if strength > 0.75 else 'inherit'}"
         return element("td", f"{count:,}", style=style) if count else element("td")
 
@@ -172,7 +172,7 @@ def confident_mistakes(found: Answers) -> Markup:
 
 
 def pictures(records: Sequence[Record]) -> Markup:
-    """The first and the last of the pictures that runs have left."""
+    """The first and the last of the pictures that runs have written."""
     shown = []
     for record in records:
         for name, files in _pictures_of(record.workdir).items():
@@ -213,7 +213,7 @@ def _settings(head: Sequence[str], values: Mapping[str, Sequence]) -> Markup:
 
 
 def speed(records: Sequence[Record]) -> Markup:
-    """Throughput, where the time went, and what was left out."""
+    """Throughput, where the time went, and what was skipped."""
     facts: dict[str, list[str]] = {}
     for record in records:
         summary = record.summary
@@ -252,7 +252,7 @@ def _share(value: float | None) -> str:
 
 
 def origin(record: Record) -> Markup:
-    """Who started it with what, and which changes were accepted."""
+    """Who started the run and how, and which changes were accepted."""
     parts = []
     for start in record.starts:
         processes = start.get("processes", 1)

@@ -1,4 +1,4 @@
-"""What the files of a work folder say of its run, finished or not."""
+"""What the files of a work folder say about its run, finished or not."""
 
 import dataclasses
 import functools
@@ -23,18 +23,18 @@ from vision_jax.weights.work_folder import (
     read_run_record,
 )
 
-NONE = "–"  # where there is no value
+NONE = "–"  # shown if there is no value
 
 
 class Series(NamedTuple):
-    """What was reported of a metric: step int[n], value float[n], NaN where it was not finite."""
+    """The reported values of a metric: step int[n], value float[n], NaN where not finite."""
 
     step: np.ndarray
     value: np.ndarray
 
 
 def read_history(workdir: pathlib.Path) -> dict[str, Series]:
-    """What metrics.jsonl holds, by metric."""
+    """The contents of metrics.jsonl, by metric."""
     found: dict[str, list] = {}
     for row in metric_rows(workdir):
         for name, value in row.items():
@@ -44,14 +44,14 @@ def read_history(workdir: pathlib.Path) -> dict[str, Series]:
 
 
 def read_summary(workdir: pathlib.Path) -> dict[str, Any]:
-    """summary.json of a run that has ended, {} before."""
+    """summary.json of a run that has ended, else {}."""
     path = workdir / "summary.json"
     return read_object(path, str(path)) if path.is_file() else {}
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """A run as its files have it at one time. `name` tells it from those beside it."""
+    """A run as its files show it at one time. `name` distinguishes it from the runs shown beside it."""
 
     workdir: pathlib.Path
     name: str
@@ -61,18 +61,18 @@ class Record:
     starts: list[dict]
     history: dict[str, Series]
     summary: dict[str, Any]
-    saved: int  # the step of the newest checkpoint, 0 where there is none
-    owner: dict[str, Any]  # who trains it now
+    saved: int  # the step of the newest checkpoint, 0 if there is none
+    owner: dict[str, Any]  # who is training it now
 
     @property
     def steps(self) -> int | None:
-        """Of the whole run."""
+        """The number of steps of the whole run."""
         steps = self.derived.get("steps", {})
         return steps.get("duration") if isinstance(steps, dict) else None
 
     @property
     def step(self) -> int:
-        """The last that is reported."""
+        """The last reported step."""
         return max((int(series.step[-1]) for series in self.history.values()), default=0)
 
     @property
@@ -86,7 +86,7 @@ class Record:
 
     @functools.cached_property
     def best(self) -> dict[str, Any]:
-        """{"metric", "value", "step"} of config.checkpoint.best, the earliest of equals; {} where it is not measured."""
+        """{"metric", "value", "step"} for config.checkpoint.best, the earliest of equals; {} if it is not measured."""
         metric, mode = self.config.checkpoint.best, self.config.checkpoint.best_mode
         series = self.history.get(metric)
         if series is None or np.isnan(series.value).all():
@@ -96,31 +96,31 @@ class Record:
 
     @property
     def seconds(self) -> float | None:
-        """That the run has taken, over all its processes, as far as it is known."""
+        """The seconds that the run has taken, over all its processes, as far as known."""
         told = self.history.get("train/seconds")
         known = [*([] if told is None else [float(told.value[-1])]), self.summary.get("wall_seconds")]
         return max((each for each in known if isinstance(each, int | float)), default=None)
 
     @property
     def config_name(self) -> str:
-        """The name or file of its config, "" where that is not known."""
+        """The name or file of its config, "" if not known."""
         return next((str(start["config"]) for start in reversed(self.starts) if start.get("config")), "")
 
     @property
     def metrics(self) -> list[str]:
-        """Names of what says how good it is, what decides first: losses, and what evaluations measure."""
+        """Names of the metrics of quality, the deciding one first: losses and evaluation metrics."""
         names = [name for name in self.history if name == "train/loss" or not name.startswith("train/")]
         names = [name for name in names if not name.endswith("/examples")]
         return sorted(names, key=lambda name: (name != self.config.checkpoint.best, name == "train/loss"))
 
     def last(self, metric: str) -> float | None:
-        """The last value of a metric, None where there is none."""
+        """The last value of a metric, None if there is none."""
         series = self.history.get(metric)
         return None if series is None else float(series.value[-1])
 
 
 def read_record(workdir: pathlib.Path, name: str = "") -> Record:
-    """Raises ConfigError where there is no run."""
+    """The run in a work folder. Raises ConfigError if there is none."""
     record = read_run_record(workdir)
     saved = max(checkpoint_steps(workdir / "checkpoints"), default=0)
     return Record(
@@ -138,10 +138,10 @@ def read_record(workdir: pathlib.Path, name: str = "") -> Record:
 
 
 def read_records(folders: Sequence[str]) -> list[Record]:
-    """The runs in work folders; a folder of another kind stands for those in it, to any depth.
+    """The runs in work folders; any other folder stands for the runs below it, at any depth.
 
-    Raises ConfigError for a work folder that cannot be read, of those in a folder for the first where none can; the others
-    are named on stderr.
+    Raises ConfigError for a given work folder that cannot be read, and for the first one below another folder if none
+    there can be; otherwise unreadable ones are named on stderr.
     """
     found: dict[pathlib.Path, Record] = {}
     for folder in map(local_folder, folders):
@@ -168,12 +168,12 @@ def _runs_below(folder: pathlib.Path) -> list[pathlib.Path]:
     for path, folders, files in os.walk(folder):
         if "config.json" in files:
             found.append(pathlib.Path(path))
-        folders[:] = [] if "config.json" in files else sorted(folders)  # checkpoints have many of their own
+        folders[:] = [] if "config.json" in files else sorted(folders)  # do not search a run's many checkpoint folders
     return found
 
 
 def distinct_names(workdirs: Sequence[pathlib.Path]) -> list[str]:
-    """The ends of paths, as short as tell them apart."""
+    """The ends of paths, as short as possible while different from each other."""
     for parts in range(1, max((len(path.parts) for path in workdirs), default=0) + 1):
         names = [str(pathlib.Path(*path.parts[-parts:])) for path in workdirs]
         if len(set(names)) == len(names):
@@ -182,7 +182,7 @@ def distinct_names(workdirs: Sequence[pathlib.Path]) -> list[str]:
 
 
 def differing(configs: Sequence[Section]) -> dict[str, list[Any]]:
-    """Key -> its value in each config, `NONE` where it is not there, of keys in which they differ."""
+    """Key -> its value in each config (`NONE` if missing), for the keys in which the configs differ."""
     values = [dict(leaves(config)) for config in configs]
     keys = sorted({key for each in values for key in each})
     found = {key: [each.get(key, NONE) for each in values] for key in keys}

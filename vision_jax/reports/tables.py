@@ -1,4 +1,4 @@
-"""Runs beside each other as text, and how numbers and values of the config are written."""
+"""Runs side by side as text, and the formatting of numbers and config values."""
 
 import math
 import re
@@ -12,7 +12,7 @@ from vision_jax.training import terminal
 
 
 def number(value: float | None) -> str:
-    """A measurement in a few digits."""
+    """A measurement with a few digits."""
     return NONE if value is None else terminal.number(value if math.isfinite(value) else None)
 
 
@@ -31,7 +31,7 @@ def best_text(record: Record) -> str:
 
 
 def table_of_runs(records: Sequence[Record], width: int) -> str:
-    """What the runs are, what they measured last, and where their configs differ; of one run alone, from the defaults."""
+    """The runs, their last metrics, and how their configs differ; for a single run, how it differs from the defaults."""
     head = ["run", "config", "state", "time", "best"]
     rows = [
         [each.name, each.config_name or each.config.model.name, each.state, duration(each.seconds), best_text(each)]
@@ -56,7 +56,7 @@ def table_of_runs(records: Sequence[Record], width: int) -> str:
 
 
 def _by_run(names: Sequence[str], values: Mapping[str, Sequence[str]], width: int) -> str:
-    """The values of each run: in a row for it, or where there are more values than runs, in a column."""
+    """The values of each run: one row per run, or if there are more values than runs, one column."""
     if len(values) > len(names):
         return aligned(["", *names], [[key, *row] for key, row in values.items()], width)
     columns = zip(*values.values(), strict=True)
@@ -64,7 +64,7 @@ def _by_run(names: Sequence[str], values: Mapping[str, Sequence[str]], width: in
 
 
 def aligned(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
-    """Columns of text, numbers to the right. Those beyond `width` follow below, with the first column again."""
+    """Columns of text, numbers aligned to the right. Those beyond `width` follow below, after the first column again."""
     columns = [[title, *column] for title, column in zip(head, zip(*rows, strict=True), strict=True)]
     columns = [_padded(column) for column in columns]
     blocks, used = [[columns[0]]], len(columns[0][0])

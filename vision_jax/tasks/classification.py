@@ -1,4 +1,4 @@
-"""Supervised classification: one label a picture, mixed, smoothed and erased on the device."""
+"""Supervised classification: one label per image; mixing, smoothing and erasing happen on the device."""
 
 import jax
 
@@ -38,7 +38,7 @@ class Classification(Task):
                 f"config.model.num_classes={self.num_classes} is fewer than the {labels.num_classes} classes of the data"
             )
         self.class_names = names_of(labels)
-        self.tops = tops(self.num_classes)  # of few classes a top 5 is always 1
+        self.tops = tops(self.num_classes)  # with few classes, top 5 is always 1
         self.metrics = ("loss", *(f"top{top}" for top in self.tops))
         self.loss_name, self.label_smoothing = name, label_smoothing
         self.threshold, self.sum_classes = threshold, sum_classes
@@ -51,7 +51,7 @@ class Classification(Task):
         return LabelReader(transform_of(self.config.data, train))
 
     def loss(self, variables: dict, batch: dict, rng, train: bool):
-        """Mean loss over the valid examples; metrics loss and, where labels are whole, top1 and (evaluation) top5."""
+        """Mean loss over the valid examples; metrics loss and, if labels are not mixed, top1 and (evaluation) top5."""
         images = self.images(batch)
         targets = one_hot_targets(batch["label"], self.num_classes, self.label_smoothing if train else 0.0)
         dropout_rng, mixed = None, False
@@ -67,7 +67,7 @@ class Classification(Task):
         return self.means(batch, updated, **each)
 
     def augment(self, mix_rng, erase_rng, images, targets, mask):
-        """Random erasing, then mixup or cutmix, as DeiT, Swin and MAE order them; whether targets may be mixtures."""
+        """Random erasing, then mixup or cutmix, in the order of DeiT, Swin and MAE; and whether targets may be mixtures."""
         a = self.config.data.augment
         images = random_erasing(erase_rng, images, a.erase_prob)
         images, targets = mix(
@@ -83,7 +83,7 @@ class Classification(Task):
         return images, targets, a.mixup > 0 or a.cutmix > 0
 
     def cross_entropy(self, logits, targets) -> jax.Array:
-        """float32[B]."""
+        """The loss of each example, float32[B]."""
         if self.loss_name == "softmax":
             return softmax_cross_entropy(logits, targets)
         return sigmoid_cross_entropy(logits, targets, threshold=self.threshold, sum_classes=self.sum_classes)

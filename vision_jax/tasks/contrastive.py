@@ -1,4 +1,4 @@
-"""Contrastive learning of pictures and texts (CLIP, Radford et al., 2021; SigLIP, Zhai et al., 2023)."""
+"""Contrastive learning of images and texts (CLIP, Radford et al., 2021; SigLIP, Zhai et al., 2023)."""
 
 import math
 
@@ -19,13 +19,13 @@ MAX_LOG_SCALE = math.log(100.0)  # CLIP, section 2.5
 
 
 class Contrastive(Task):
-    """The task of `config.model`, a CLIP, on pictures with texts: each is told from all others of the global batch.
+    """The task of `config.model`, a CLIP, on images with texts: contrasts each pair with all others of the global batch.
 
     Batches hold "image" uint8[B, H, W, 3], "tokens" int32[B, L] and "mask" bool[B]. The model's vocabulary and context
     are the tokenizer's, unless the config gives larger ones. `optimizer.accumulate` divides the towers' work, not the loss:
-    embeddings of one part after the other are made and kept, and each part is made again for its gradient, which is
-    thereby that of the whole batch (Gao et al., 2021, https://arxiv.org/abs/2101.06983). Statistics of a BatchNorm are
-    a part's own.
+    it computes and keeps the embeddings of one part after the other, then computes each part again for its gradient,
+    which is therefore that of the whole batch (Gao et al., 2021, https://arxiv.org/abs/2101.06983). BatchNorm statistics
+    are per part.
     """
 
     separable = False
@@ -104,15 +104,15 @@ class Contrastive(Task):
         return tuple(pin_batch(x.swapaxes(0, 1).reshape(-1, x.shape[-1])) for x in embeddings), collections
 
     def constrain(self, params: dict) -> dict:
-        """With the softmax loss the logit scale within 1 and 100, as open_clip keeps it; SigLIP's is free."""
+        """With the softmax loss, keeps the logit scale within 1 and 100, like open_clip; SigLIP's is free."""
         if self.loss_name == "sigmoid":
             return params
         return {**params, "logit_scale": jnp.clip(params["logit_scale"], 0.0, MAX_LOG_SCALE)}
 
     def image_embeddings(self, variables: dict, batch: dict) -> jax.Array:
-        """float32[B, E], of length 1."""
+        """Image embeddings float32[B, E], of length 1."""
         return self.model.apply(variables, self.images(batch), normalize=True, method=CLIP.encode_image)
 
     def text_embeddings(self, variables: dict, tokens: jax.Array) -> jax.Array:
-        """float32[n, E], of length 1, of tokens int32[n, L]."""
+        """Embeddings float32[n, E], of length 1, of tokens int32[n, L]."""
         return self.model.apply(variables, tokens, normalize=True, method=CLIP.encode_text)

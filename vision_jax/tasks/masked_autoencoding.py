@@ -1,4 +1,4 @@
-"""Masked autoencoding (He et al., 2022): the pixels of hidden patches from the visible ones. Labels are not used."""
+"""Masked autoencoding (He et al., 2022): predicts the pixels of hidden patches from visible ones. Labels are not used."""
 
 import jax
 
@@ -11,7 +11,7 @@ NOT_READ = ("mixup", "cutmix", "erase_prob")
 
 
 class MaskedAutoencoding(Task):
-    """The task of `config.model`, an MAE, on images; labels serve evaluations only."""
+    """The task of `config.model`, an MAE, on images; labels are for evaluations only."""
 
     evaluations = ("reconstruction", "knn", "linear_probe")
 
@@ -22,14 +22,14 @@ class MaskedAutoencoding(Task):
             raise ConfigError(f"config.model.name={config.model.name!r} is no masked autoencoder (mae_vit_*)")
 
     def images(self, batch: dict) -> jax.Array:
-        """The batch's images as the model takes them: normalised, float32, since they are the target, too."""
+        """The batch's images as the model takes them: normalised, in float32 since they are also the target."""
         return normalize(batch["image"], self.config.data.mean, self.config.data.std)
 
     def init(self, rng, batch: dict) -> dict:
         return self.model.init({"params": rng, "masking": rng}, self.images(batch))
 
     def loss(self, variables: dict, batch: dict, rng, train: bool):
-        """Mean loss over the valid examples; what is hidden follows from the key (None: always the same)."""
+        """Mean loss over the valid examples; the key decides what is hidden (None: always the same)."""
         rngs = {"masking": jax.random.key(0) if rng is None else rng}
         losses, *_ = self.model.apply(variables, self.images(batch), rngs=rngs, method=MAE.losses)
         return self.means(batch, {}, loss=losses)

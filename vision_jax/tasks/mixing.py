@@ -1,10 +1,10 @@
 """What happens to the pixels of a training batch on the device: normalisation, random erasing, mixup and CutMix.
 
 Each is a pure function of a key and of the *global* batch, with fixed shapes, to be called inside a jitted step: the same
-key and batch give the same result however the batch lies over devices and hosts. Pairs reach across devices, which costs
-one collective-permute of the images. Within a micro-batch it is the micro-batch that is paired, with a draw of its own.
+key and batch give the same result however the batch is sharded over devices and hosts. Pairs reach across devices, which
+costs one collective-permute of the images. With micro-batches, pairs are formed within each one, with its own draw.
 
-The published recipes of DeiT, Swin and MAE erase first and mix then, so that a mixed image may show two half-visible
+The published recipes of DeiT, Swin and MAE erase first and then mix, so that a mixed image may show two half-visible
 rectangles of noise.
 """
 
@@ -26,7 +26,7 @@ def normalize(images: jax.Array, mean: tuple, std: tuple, dtype: Any = jnp.float
 
     Raises:
         TypeError: the images are not uint8, so they may have been scaled already.
-        ConfigError: not one mean and one positive standard deviation a channel.
+        ConfigError: not one mean and one positive standard deviation per channel.
     """
     if images.dtype != jnp.uint8:
         raise TypeError(f"normalize takes uint8 images, got {images.dtype}")
@@ -52,7 +52,7 @@ def mix(
     switch_prob: float = 0.5,
     mask: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Mixup (https://arxiv.org/abs/1710.09412) or CutMix (https://arxiv.org/abs/1905.04899), as timm's 'batch' mode.
+    """Mixup (https://arxiv.org/abs/1710.09412) or CutMix (https://arxiv.org/abs/1905.04899), like timm's 'batch' mode.
 
     One draw for the whole batch: whether to mix, which of the two, and lambda ~ Beta(alpha, alpha). Example i is mixed
     with example B - 1 - i, and so are their targets; CutMix's lambda is the share of its own pixels that an image keeps
@@ -64,7 +64,7 @@ def mix(
         targets: float [B, K], smoothed or not.
         mixup, cutmix: alphas; 0 turns one off, both 0 return the arguments.
         mix_prob: share of batches that are mixed.
-        switch_prob: where both are on, the share of mixed batches that get CutMix.
+        switch_prob: if both are on, the share of mixed batches that get CutMix.
         mask: bool [B], True for valid examples. Neither an invalid example nor its partner is mixed.
 
     Returns:
@@ -85,14 +85,14 @@ def mix(
     mixed = jnp.broadcast_to(jax.random.bernoulli(apply_key, mix_prob), images.shape[:1])  # [B]
     if mask is not None:
         mixed &= mask & mask[::-1]
-    own_pixels = jnp.where(use_cutmix, 1.0 - cut, lam)[None, :, :, None]  # shares that stay an example's own
+    own_pixels = jnp.where(use_cutmix, 1.0 - cut, lam)[None, :, :, None]  # the share of an example's own pixels
     own_pixels = jnp.where(mixed[:, None, None, None], own_pixels, 1.0)
     own_target = jnp.where(mixed, lam, 1.0)[:, None]
     return _blend(images, own_pixels).astype(images.dtype), _blend(targets, own_target)
 
 
 def cutmix_box(lam: jax.Array, centre: jax.Array, height: int, width: int) -> tuple[tuple, tuple]:
-    """CutMix's box: its sides are sqrt(1 - lambda) of the image's, its centre any pixel, clipped at the borders.
+    """CutMix's box: its sides are sqrt(1 - lambda) times the image's, its centre any pixel, clipped at the borders.
 
     Args:
         lam: share of the image to keep, before clipping.
@@ -111,7 +111,7 @@ def cutmix_box(lam: jax.Array, centre: jax.Array, height: int, width: int) -> tu
 
 
 def random_erasing(key: jax.Array, images: jax.Array, prob: float) -> jax.Array:
-    """Random erasing (https://arxiv.org/abs/1708.04896) with normal noise for each pixel, as timm's 'pixel' mode.
+    """Random erasing (https://arxiv.org/abs/1708.04896) with normal noise per pixel, like timm's 'pixel' mode.
 
     With probability `prob`, separately for each image, a rectangle of 2 % to a third of the image's area is replaced.
 
@@ -136,10 +136,10 @@ def random_erasing(key: jax.Array, images: jax.Array, prob: float) -> jax.Array:
 
 
 def erasing_boxes(key: jax.Array, count: int, height: int, width: int) -> tuple[tuple, tuple, jax.Array]:
-    """`count` rectangles of random erasing: of ten drawn for each, the first that is smaller than the image both ways.
+    """`count` rectangles for random erasing: the first of ten drawn for each that is smaller than the image both ways.
 
     Returns:
-        Half-open ranges (top, bottom) and (left, right), int32 [count] each, and bool [count]: whether one fitted.
+        Half-open ranges (top, bottom) and (left, right), int32 [count] each, and bool [count]: whether one fits.
     """
     area_key, aspect_key, place_key = jax.random.split(key, 3)
     shape = (count, ERASE_ATTEMPTS)

@@ -1,4 +1,4 @@
-"""Classification of pictures that show any number of classes: a binary decision for each."""
+"""Classification of images that show any number of classes: a binary decision for each class."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ from vision_jax.tasks.task import Task, check_outputs, refuse_augmentations
 
 @dataclasses.dataclass(frozen=True)
 class ClassesReader(PictureReader):
-    """A picture and its "label", float32[C]: 1 for each class that it shows, else 0."""
+    """An image and its "label", float32[C]: 1 for each class that it shows, else 0."""
 
-    numbers: tuple[int, ...]  # of the source's classes among the task's
+    numbers: tuple[int, ...]  # the task's number for each of the source's classes
     num_classes: int
 
     def __call__(self, example: Mapping, rng: np.random.Generator | None) -> Rows:
@@ -28,7 +28,7 @@ class ClassesReader(PictureReader):
         return {**super().__call__(example, rng), "label": label}
 
     def shown(self, example: Mapping) -> list[int]:
-        """The numbers, as its source has them, of the classes that an example shows; raises ConfigError."""
+        """The source's numbers of the classes that an example shows; raises ConfigError."""
         count, name = len(self.numbers), printable(example.get("name", "an example"))
         if "labels" in example or "label" in example:
             numbers = list(example["labels"] if "labels" in example else [example["label"]])
@@ -42,7 +42,7 @@ class ClassesReader(PictureReader):
 
 
 class MultiLabel(Task):
-    """The task of `config.model` on pictures whose examples have "labels", a "label", or "targets" of 0 and 1 for classes.
+    """The task of `config.model` on images whose examples have "labels", a "label", or "targets" of 0 and 1 per class.
 
     Batches hold "image" uint8[B, H, W, 3], "label" float32[B, C] and "mask" bool[B].
     """
@@ -54,7 +54,7 @@ class MultiLabel(Task):
     def __init__(
         self, config, labels: Labels, *, label_smoothing: float = 0.0, positive_weights: tuple[float, ...] = ()
     ):
-        """label_smoothing: how far targets are drawn to 1/2. positive_weights: of the positive terms, as `loss` says."""
+        """label_smoothing: how far targets move towards 1/2. positive_weights: of the positive terms, see `loss`."""
         classes = binary_classes(labels)
         if not classes.num_classes:
             raise ConfigError(f"config.task={config.task!r} needs labels, and {config.data.train!r} has none")
@@ -83,7 +83,8 @@ class MultiLabel(Task):
     def loss(self, variables: dict, batch: dict, rng, train: bool):
         """Mean over valid examples and classes of -(w y log p + (1 - y) log (1 - p)), w a class's positive weight.
 
-        As torch's BCEWithLogitsLoss(pos_weight=w); p then tends to odds that are w times the true ones. Metrics: loss, and `right`, the share of decisions at p = 1/2.
+        As torch's BCEWithLogitsLoss(pos_weight=w); p then tends to odds that are w times the true ones. Metrics: loss, and
+        `right`, the share of correct decisions at p = 1/2.
         """
         logits, updated = self.outputs(variables, batch, rng, train)
         check_outputs(self.config, logits, batch["label"].shape)
@@ -107,17 +108,17 @@ class MultiLabel(Task):
 
 
 def binary_classes(labels: Labels) -> Labels:
-    """The classes of a source; of one that has none, its targets, each of which is a class."""
+    """The classes of a source; if it has none, its targets, each of which is a class."""
     return labels if labels.num_classes else Labels(len(labels.target_names), labels.target_names)
 
 
 def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
-    """The sum over thresholds of precision times what it adds to recall, as scikit-learn's average_precision_score.
+    """The sum over thresholds of precision times the gain in recall, like scikit-learn's average_precision_score.
 
     Equal scores share a threshold. scores: float[n]; positive: bool[n], at least one True.
     """
     order = np.argsort(-scores, kind="stable")
     scores, positive = scores[order], positive[order]
-    last = np.flatnonzero(np.append(np.diff(scores) != 0, True))  # of each run of equal scores
+    last = np.flatnonzero(np.append(np.diff(scores) != 0, True))  # index of the last of each run of equal scores
     hits = np.cumsum(positive)[last]
     return float(np.sum(np.diff(hits, prepend=0) / hits[-1] * hits / (last + 1)))

@@ -1,4 +1,4 @@
-"""Numbers from pictures."""
+"""Predicting numbers from images."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ from vision_jax.tasks.task import Task, check_outputs, refuse_augmentations
 
 @dataclasses.dataclass(frozen=True)
 class TargetsReader(PictureReader):
-    """A picture and its "target", float32[T]."""
+    """An image and its "target", float32[T]."""
 
-    columns: tuple[int, ...]  # of the task's targets among the source's
+    columns: tuple[int, ...]  # for each of the task's targets, its column in the source
     num_targets: int  # of the source
 
     def __call__(self, example: Mapping, rng: np.random.Generator | None) -> Rows:
@@ -31,10 +31,10 @@ class TargetsReader(PictureReader):
 
 
 class Regression(Task):
-    """The task of `config.model` on pictures whose examples have "targets", of a source that has `target_names`.
+    """The task of `config.model` on images whose examples have "targets", from a source that has `target_names`.
 
     Batches hold "image" uint8[B, H, W, 3], "target" float32[B, T] and "mask" bool[B]. The model learns (target - mean) /
-    std, so that its outputs are of the order of 1.
+    std, so that its outputs are of order 1.
     """
 
     activation = "identity"
@@ -49,7 +49,7 @@ class Regression(Task):
         mean: tuple[float, ...] = (0.0,),
         std: tuple[float, ...] = (1.0,),
     ):
-        """mean, std: of the targets, one for all or one for each. huber_delta: see `loss`, in standard deviations."""
+        """mean, std: of the targets, one for all or one per target. huber_delta: see `loss`, in standard deviations."""
         self.target_names = labels.target_names
         if not self.target_names:
             raise ConfigError(
@@ -90,8 +90,8 @@ class Regression(Task):
     def loss(self, variables: dict, batch: dict, rng, train: bool):
         """Mean over valid examples and targets of half the squared error in standard deviations, or Huber's loss.
 
-        Huber's (1964) is linear where the error is beyond `huber_delta`. Metrics: loss, and mae, the mean absolute error
-        in the targets' own units.
+        Huber's (1964) is linear for errors beyond `huber_delta`. Metrics: loss, and mae, the mean absolute error in the
+        targets' own units.
         """
         outputs, updated = self.outputs(variables, batch, rng, train)
         check_outputs(self.config, outputs, batch["target"].shape)
@@ -105,13 +105,13 @@ class Regression(Task):
         return outputs * self.std + self.mean, batch["target"]
 
     def score(self, predicted: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-        """r2, the mean over targets of 1 - squared errors / squared deviations from the mean; of several, each one's mae.
+        """r2, the mean over targets of 1 - squared errors / squared deviations from the mean; with several, each one's mae.
 
-        A target that is always the same has r2 = 1 where it is always met and 0 otherwise, as in scikit-learn.
+        A target that never varies has r2 = 1 if every prediction is exact and 0 otherwise, as in scikit-learn.
         """
         predicted, targets = predicted.astype(np.float64), targets.astype(np.float64)
         squares, spread = np.square(predicted - targets).sum(0), np.square(targets - targets.mean(0)).sum(0)
-        varies = np.ptp(targets, axis=0) > 0  # exactly, whatever the rounding of the mean
+        varies = np.ptp(targets, axis=0) > 0  # exact, whatever the rounding of the mean
         r2 = np.where(varies, 1 - squares / np.where(varies, spread, 1), squares == 0)
         each = zip(self.metrics[3:], np.abs(predicted - targets).mean(0).tolist(), strict=False)
         return {"r2": float(r2.mean()), **dict(each)}

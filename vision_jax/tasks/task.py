@@ -1,4 +1,4 @@
-"""What all tasks share, and what the trainer asks of one."""
+"""What all tasks share, and what the trainer needs from one."""
 
 import copy
 import inspect
@@ -17,21 +17,21 @@ from vision_jax.tasks.mixing import normalize, random_erasing
 
 
 class Task:
-    """The model of `config.model` in the compute dtype, pictures as it takes them, and pure functions of its variables.
+    """The model of `config.model` in the compute dtype, images as it takes them, and pure functions of its variables.
 
-    A task of one's own has `loss`, and overrides of the rest what is otherwise:
+    A task of your own has `loss`, and overrides whatever else differs:
 
         init(rng, batch) -> variables
         loss(variables, batch, rng, train) -> scalar, (updated_collections, metrics)    metrics: name -> (sum, count)
-        fields                 what the arrays of a batch hold of an example; "mask" bool[B], True where valid, is added
-        reader(source, train)  how the host makes them: (example, rng) -> {field: array}; rng is None in evaluation
-        measure(variables, batch) -> arrays [B, ...], and score(*arrays) -> {metric: value}    of all examples of a source
+        fields                 the arrays of a batch, per example; "mask" bool[B], True for valid examples, is added
+        reader(source, train)  how the host reads them: (example, rng) -> {field: array}; rng is None in evaluation
+        measure(variables, batch) -> arrays [B, ...], and score(*arrays) -> {metric: value}    over all examples of a source
         features(variables, batch) -> float32[B, D]              frozen, in evaluation mode: what the last layer sees
         constrain(params) -> params                                                     after every update
 
     `metrics["loss"]` is always there; its count is the number of valid examples that the scalar is the mean over. Keyword
-    arguments of a task's `__init__` are its fields, which `config.loss` sets. `config` is a task's own copy, into which it
-    writes what the data say of the model, so that a saved one describes the model without the data. So a whole task may be
+    arguments of a task's `__init__` are its fields, set by `config.loss`. `config` is the task's own copy, into which it
+    writes what the data say about the model, so that a saved one describes the model without the data. A whole task may be
 
         class Brightness(Task):
             def loss(self, variables, batch, rng, train):
@@ -40,18 +40,18 @@ class Task:
                 return self.means(batch, updated, loss=(outputs[:, 0] - target) ** 2)
     """
 
-    # Whether a batch's loss is the mean of its examples' own, so that the step may take the batch in micro-batches. A
-    # task whose examples depend on each other divides the work itself, as `optimizer.accumulate` says.
+    # Whether a batch's loss is the mean of its examples' own losses, so that the step may split the batch into
+    # micro-batches. A task whose examples depend on each other splits the work itself, by `optimizer.accumulate`.
     separable = True
-    class_names: tuple[str, ...] = ()  # of the model's first outputs, in order; () where they are no classes or unnamed
-    target_names: tuple[str, ...] = ()  # of the model's outputs where they are numbers
+    class_names: tuple[str, ...] = ()  # of the model's first outputs, in order; () if unnamed or not classes
+    target_names: tuple[str, ...] = ()  # of the model's outputs if they are numbers
     activation = "softmax"  # of the outputs, for answers; "sigmoid": any number of classes, "identity": numbers
-    # Built-in kinds that suit it; "task", and others' own, suit all.
+    # Built-in evaluations that suit it; "task", and evaluations of your own, suit all.
     evaluations: tuple[str, ...] = ("knn", "linear_probe")
-    metrics: tuple[str, ...] = ("loss",)  # names of those of `loss` in evaluation mode and of `score`
+    metrics: tuple[str, ...] = ("loss",)  # names of the metrics of `loss` in evaluation mode and of `score`
 
     def __init__(self, config, labels: Labels = Labels(), **model):  # noqa: B008
-        """model: fields of the model, where it has them and the config does not set them."""
+        """model: fields for the model, used if it has them and the config does not set them."""
         config = copy.deepcopy(config)
         known = model_fields(config.model.name)
         if "num_classes" in model.keys() - known and ":" not in config.model.name:
@@ -81,7 +81,7 @@ class Task:
         return self.model.init(rng, self.images(batch))
 
     def outputs(self, variables: dict, batch: dict, rng=None, train: bool = False):
-        """(what the model makes of the batch's images, updated collections); in training erased, with dropout."""
+        """(the model's outputs for the batch's images, updated collections); in training with erasing and dropout."""
         images, dropout_rng = self.images(batch), None
         if train:
             erase_rng, dropout_rng = jax.random.split(rng)
@@ -96,7 +96,7 @@ class Task:
         return self.model.apply(variables, images, **told, rngs=rngs, mutable=updated)
 
     def means(self, batch: dict, updated: dict, *, loss: jax.Array, **others: jax.Array):
-        """What `loss` returns, of the examples' own losses [B], and `others` [B] that are metrics: means over the valid."""
+        """What `loss` returns, from the examples' own losses [B] and other metrics [B]: means over the valid ones."""
         valid = batch["mask"].astype(jnp.float32)
         metrics = {name: (jnp.sum(x * valid), valid.sum()) for name, x in {"loss": loss, **others}.items()}
         total, count = metrics["loss"]
@@ -112,12 +112,12 @@ class Task:
         return encode(self.model, variables, self.images(batch))
 
     def constrain(self, params: dict) -> dict:
-        """Parameters after an update, put back where they must stay: by default as they are."""
+        """Parameters after an update, moved back into their allowed range; unchanged by default."""
         return params
 
 
 def check_outputs(config, outputs, shape: tuple[int, int]) -> None:
-    """Raises ConfigError where a model's outputs are not as many numbers of each image as a task learns."""
+    """Raises ConfigError unless a model's outputs have as many numbers per image as the task learns."""
     if getattr(outputs, "shape", ()) != shape:
         raise ConfigError(
             f"config.model asks for a {config.model.name} that does not end in the {shape[-1]} outputs of a whole image that"
@@ -126,6 +126,6 @@ def check_outputs(config, outputs, shape: tuple[int, int]) -> None:
 
 
 def refuse_augmentations(config, names: Sequence[str], task: str) -> None:
-    """Raises ConfigError where one of these is set, which the task does not read."""
+    """Raises ConfigError if one of these is set, since the task does not use them."""
     if used := [name for name in names if config.data.augment[name]]:
         raise ConfigError(f"config.data.augment.{used[0]} does not belong to {task}: set it to 0")

@@ -1,4 +1,4 @@
-"""What --accept takes: changes since a run began with which it goes on knowingly."""
+"""What --accept takes: changes since a run began that it may resume with."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,11 @@ from vision_jax.config import Section, leaves
 from vision_jax.errors import ConfigError, did_you_mean
 from vision_jax.synonyms import keys_meant
 
-DATA, RESTART = "data", "restart"  # besides keys: other training data, and to begin anew
+DATA, RESTART = "data", "restart"  # besides keys: other training data, and starting over
 
 
 def check_accept(accept: Sequence[str], config: Section) -> None:
-    """Raises ConfigError for a word of --accept that is no key of the config."""
+    """Raises ConfigError for a word of --accept that is not a key of the config."""
     keys = dict(leaves(config))
     known = {DATA, RESTART, *keys, *(key.rpartition(".")[0] for key in keys)} - {""}
     for word in accept:

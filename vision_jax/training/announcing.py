@@ -1,4 +1,4 @@
-"""What a run tells a person at its start and at its end, in a few lines each."""
+"""What a run prints at its start and at its end, in a few lines each."""
 
 import json
 import math
@@ -21,7 +21,7 @@ from vision_jax.training.start import Start
 from vision_jax.training.terminal import duration, number
 from vision_jax.values import shown
 
-WIDTH, MOST, MOST_TAKEN = 100, 8, 5  # columns, and lines of changed keys and of those from init_from
+WIDTH, MOST, MOST_TAKEN = 100, 8, 5  # columns, lines of changed keys, and lines of keys taken from init_from
 _LABEL = 11  # columns
 _DOING = {
     "init": "starting",
@@ -37,7 +37,7 @@ _SHOWN_ELSEWHERE = ("data.train", "data.eval", "batch_size", "duration", "init_f
 def opening(start: Start, workdir: pathlib.Path, step: int, verbose: bool = False) -> str:
     """What trains on what, for how long, on which devices, what its config changes, and where everything goes.
 
-    step: the one that the run goes on from. verbose: the whole config comes first, and which group every parameter fell in.
+    step: the one that the run resumes from. verbose: also print the whole config first, and each parameter's group.
     """
     setup = start.setup
     config, derived, source = setup.config, setup.derived, setup.source
@@ -64,7 +64,7 @@ def opening(start: Start, workdir: pathlib.Path, step: int, verbose: bool = Fals
 
 
 def _evaluation(config, evaluators: Mapping[str, Any]) -> str:
-    """Which evaluations there are on which source."""
+    """The evaluations and their sources."""
     by_source: dict[str, list[str]] = {}
     for name in evaluators:
         by_source.setdefault(_text(config.evals[name].source or config.data.eval), []).append(name)
@@ -77,7 +77,7 @@ def _everything(setup: Setup) -> str:
 
 
 def closing(summary: Mapping[str, Any], workdir: pathlib.Path, task, embedded: bool) -> str:
-    """What came of a run and, unless it is a program's own, what to type next."""
+    """The results of a run and, unless it is embedded in a program, what to type next."""
     seconds = summary.get("seconds", {})
     whole = summary.get("wall_seconds") or math.inf
     spent = [
@@ -100,14 +100,14 @@ def _row(label: str, text: str) -> str:
 
 
 def _parameters(setup: Setup) -> tuple[int, int]:
-    """How many there are, and how many of them train."""
+    """The number of parameters, and how many of them train."""
     sizes = jax.tree.map(lambda leaf: leaf.size, setup.abstract_state.params)
     trained = jax.tree.map(lambda size, trains: size * trains, sizes, setup.trains)
     return sum(jax.tree.leaves(sizes)), sum(jax.tree.leaves(trained))
 
 
 def _changed(config, taken: Mapping[str, Any]) -> str:
-    """The keys of the config that are not at their defaults, nor `taken` from where training starts."""
+    """The keys of the config that are neither at their defaults nor `taken` from the source of init_from."""
     changed = [
         f"{key}={_text(value)}"
         for key, value, entry in typed_leaves(config)
@@ -117,7 +117,7 @@ def _changed(config, taken: Mapping[str, Any]) -> str:
 
 
 def _listed(words: Sequence[str], most: int) -> str:
-    """The words in at most so many lines."""
+    """The words in at most `most` lines."""
     lines = _filled(words, WIDTH - _LABEL - 2)
     if len(lines) > most:
         rest = sum(len(line) for line in lines[most - 1 :])
@@ -126,7 +126,7 @@ def _listed(words: Sequence[str], most: int) -> str:
 
 
 def _filled(words: Sequence[str], width: int) -> list[list[str]]:
-    """Lines of as many words as have room in each, two blanks between them."""
+    """Lines with as many words as fit, separated by two spaces."""
     lines: list[list[str]] = []
     for word in words:
         if lines and len("  ".join([*lines[-1], word])) <= width:
@@ -158,7 +158,7 @@ def _next(workdir: pathlib.Path, task, has_best: bool) -> str:
 
 
 def command(name: str) -> str:
-    """How to run a command of the package as this process was started: by `vision-jax` or by Python."""
+    """How to run a command of the package in the way this process was started: by `vision-jax` or by Python."""
     started = pathlib.Path(sys.argv[0])
     if started.name == "vision-jax":
         return f"{_typed(sys.argv[0])} {name}"
@@ -166,7 +166,7 @@ def command(name: str) -> str:
 
 
 def _typed(program: str) -> str:
-    """What to type for a program: its name where that finds it, else its path."""
+    """What to type for a program: its name if the shell finds it, else its path."""
     for name in (os.path.basename(program), "python"):
         if os.path.abspath(shutil.which(name) or "") == os.path.abspath(program):
             return name

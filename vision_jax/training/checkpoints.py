@@ -1,7 +1,7 @@
 """Checkpoints of a run: asynchronous, sharded, checked on restore, restorable on another mesh.
 
-Orbax writes and commits them; this module decides which are kept, which is the newest that is whole, and whether what
-was read is what was written (Orbax has no checksum of its own: a flipped byte restores without a word).
+Orbax writes and commits them; this module decides which to keep, finds the newest intact one, and checks that what was
+read is what was written (Orbax has no checksum of its own: it restores a flipped byte silently).
 """
 
 import contextlib
@@ -25,14 +25,14 @@ from vision_jax.training.orbax_noise import settle, without_orbax_noise
 from vision_jax.weights.work_folder import DamagedCheckpoint, checkpoint_steps, checksums, first_line, waiting_for_none
 
 log = logging.getLogger(__name__)
-BESIDE = "beside"  # in a checkpoint's metadata, what belongs to the state and is no array
+BESIDE = "beside"  # the entry of a checkpoint's metadata for state that is not an array
 
 
 class Checkpoints:
     """The checkpoints of one run, in `folder`/<step>. Keeps the newest `keep` and the best.
 
-    values: step -> the metric that decides which is best (`metric_values`), of what the run has evaluated so far; a
-    checkpoint is often older than its evaluation, so that no metric lies within.
+    values: step -> the metric that decides which is best (`metric_values`), for all evaluations so far; a checkpoint is
+    often written before its evaluation, so it holds no metric itself.
     """
 
     def __init__(
@@ -49,28 +49,28 @@ class Checkpoints:
         self.keep, self.best, self.verify = max(keep, 1), best, verify
         self.sign = 1 if best_mode == "max" else -1
         self.values = dict(values or {})
-        self.beside: dict[str, Any] = {}  # what was saved beside the state that was restored
-        self.last = -1  # the newest step that is saved, or being saved
-        self.writing: tuple[int, Any] | None = None  # a step, and Orbax's answer about it
+        self.beside: dict[str, Any] = {}  # what was saved beside the restored state
+        self.last = -1  # the newest step that is saved or being saved
+        self.writing: tuple[int, Any] | None = None  # a step and Orbax's future for it
         self._orbax = None
         self._quiet = contextlib.ExitStack()  # from the first read or write until it is closed
 
     def steps(self) -> list[int]:
-        """Steps of all checkpoints that lie in the folder, whole or not."""
+        """Steps of all checkpoints in the folder, intact or damaged."""
         return checkpoint_steps(self.folder)
 
     def best_step(self, steps: Iterable[int]) -> int | None:
-        """Of these steps the one with the best value, the earliest of equals; None where none has been evaluated."""
+        """The step with the best value among `steps`, the earliest of equals; None if none has been evaluated."""
         known = [step for step in steps if step in self.values]
         return max(known, key=lambda step: (self.sign * self.values[step], -step), default=None)
 
     def best_so_far(self) -> dict[str, Any] | None:
-        """The metric that decides, its best value and step, of the checkpoints that are kept."""
+        """The deciding metric with its best value and step, among the checkpoints that are kept."""
         step = self.best_step(self.steps())
         return None if step is None else {"metric": self.best, "value": self.values[step], "step": step}
 
     def evaluated(self, step: int, metrics: dict[str, float]) -> bool:
-        """Takes note of an evaluation; whether process 0 counts this step as the best so far."""
+        """Records an evaluation; returns whether this step is the best so far, as process 0 judges."""
         value = metrics.get(self.best)
         if value is None or not math.isfinite(value):
             return False
@@ -81,8 +81,8 @@ class Checkpoints:
     def save(self, step: int, state: Any, beside: dict[str, Any] | None = None) -> None:
         """Starts saving the state in the background; it may be donated at once. A step already saved is left alone.
 
-        beside: what belongs to it and is no array, as JSON, such as sums that are not reported yet.
-        Raises RunError where this checkpoint, or the one before, cannot be written.
+        beside: state that is not an array, as JSON, such as sums that are not reported yet.
+        Raises RunError if this checkpoint, or the one before, cannot be written.
         """
         if step <= self.last:
             return
@@ -94,11 +94,11 @@ class Checkpoints:
         self.writing, self.last = (step, answer), step
 
     def wait(self) -> None:
-        """Returns when everything is written. Raises RunError where it could not be."""
+        """Returns when everything is written. Raises RunError if it could not be."""
         if self.writing:
             (step, answer), self.writing = self.writing, None
             with self._told(step):
-                answer.result()  # and not orbax.wait(): until it is asked for, an answer holds a thread and its descriptors
+                answer.result()  # not orbax.wait(): until its result is read, a future holds a thread and file descriptors
 
     def close(self) -> None:
         with self._quiet:
@@ -108,11 +108,11 @@ class Checkpoints:
                 self._orbax = None
 
     def restore(self, abstract_state: Any, restart: bool = False) -> Any | None:
-        """The newest state that is whole, placed as the `sharding`s of `abstract_state` say; None if there is none.
+        """The newest intact state, placed as the `sharding`s of `abstract_state` say; None if there is none.
 
-        A damaged checkpoint is passed over loudly and set aside as `damaged-<step>`. Raises ConfigError where there are
-        checkpoints and none can be used: they are all damaged, or of another model or optimizer. With `restart` these are
-        set aside, too. What one process cannot read, none uses.
+        A damaged checkpoint is reported, skipped and renamed to `damaged-<step>`. Raises ConfigError if there are
+        checkpoints but none can be used: all are damaged, or of another model or optimizer. With `restart` these are
+        renamed, too. A checkpoint that one process cannot read is used by none.
         """
         self._silence_orbax()
         older, problems = self.steps(), []
@@ -131,9 +131,9 @@ class Checkpoints:
         return None
 
     def check_space(self, abstract_state: Any) -> None:
-        """Raises ConfigError unless the disk has room for the checkpoints that the run will hold at a time."""
+        """Raises ConfigError unless the disk has room for as many checkpoints as the run holds at once."""
         bytes_each = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract_state))
-        held = self.keep + bool(self.best) + 1  # a new one is written before an old one goes
+        held = self.keep + bool(self.best) + 1  # a new one is written before an old one is deleted
         missing = max(held - len(self.steps()), 1)
         free = shutil.disk_usage(self.folder.parent).free
         if free < missing * bytes_each:
@@ -143,7 +143,7 @@ class Checkpoints:
             )
 
     def _checkpointer(self) -> Any:
-        # Made late: what is damaged has been set aside before Orbax looks at the folder.
+        # Created late, so that damaged checkpoints are renamed before Orbax looks at the folder.
         if self._orbax is None:
             self._silence_orbax()
             self._orbax = ocp.training.Checkpointer(
@@ -152,7 +152,7 @@ class Checkpoints:
         return self._orbax
 
     def _silence_orbax(self) -> None:
-        """Until it is closed: what a failure cuts off may end much later."""
+        """Lasts until `close`: what a failure interrupts may end much later."""
         self._quiet.close()
         self._quiet.enter_context(without_orbax_noise())
 
@@ -164,7 +164,7 @@ class Checkpoints:
             settle()
             whole = [known for known in self.steps() if known < step]
             safe = f"that of step {whole[-1]} is safe" if whole else "there is none before it"
-            self.last, self._orbax = max(whole, default=-1), None  # what Orbax began is lost with it
+            self.last, self._orbax = max(whole, default=-1), None  # drops whatever Orbax had begun
             raise RunError(
                 f"the checkpoint of step {step} cannot be written to {self.folder}: {_reason(error)}; {safe}, and"
                 " the same command continues once it can be"
@@ -175,7 +175,7 @@ class Checkpoints:
         with whole_everywhere(), waiting_for_none():
             metadata = ocp.metadata(folder)
             saved = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(metadata.metadata)}
-            beside = dict(metadata.custom_metadata.get(BESIDE, {}))  # not in the checkpoints of old versions
+            beside = dict(metadata.custom_metadata.get(BESIDE, {}))  # missing in checkpoints of old versions
             expected_sums = {BESIDE: _checksum({})} | dict(metadata.custom_metadata["checksums"])
         check_structure(f"checkpoint {step} in {self.folder}", saved, abstract_state)
         with whole_everywhere(), waiting_for_none():
@@ -211,7 +211,7 @@ class Checkpoints:
 
 
 class _Keep:
-    """Orbax's preservation policy: the newest checkpoints, and the best of those that are evaluated."""
+    """Orbax's preservation policy: the newest checkpoints, and the best of those evaluated."""
 
     def __init__(self, checkpoints: Checkpoints):
         self.checkpoints = checkpoints
@@ -228,7 +228,7 @@ class OtherStructure(ConfigError):
 
 @contextlib.contextmanager
 def whole_everywhere() -> Iterator[None]:
-    """Raises DamagedCheckpoint in every process where reading fails in one, of whatever Orbax meets in a torn file."""
+    """Raises DamagedCheckpoint in every process if reading fails in one, for any error that Orbax raises on a torn file."""
     problem = None
     try:
         yield
@@ -244,7 +244,7 @@ def whole_everywhere() -> Iterator[None]:
 
 
 def check_structure(what: str, saved: dict[str, Any], abstract_state: Any) -> None:
-    """Raises OtherStructure where the arrays named in a checkpoint differ from the state's in name or shape."""
+    """Raises OtherStructure if the arrays in a checkpoint differ from the state's in name or shape."""
     wanted = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_state)}
     for name, leaf in wanted.items():
         if name not in saved:
@@ -262,7 +262,7 @@ def _checksum(beside: dict[str, Any]) -> int:
 
 
 def _reason(error: BaseException) -> str:
-    """The system's own words where they are in an error of Orbax's, else its first line."""
+    """The operating system's message if an Orbax error contains one, else the error's first line."""
     text = str(error)
     known = ("No space left on device", "Disk quota exceeded", "Read-only file system", "Permission denied")
     return next((words for words in known if words in text), first_line(error))

@@ -1,4 +1,4 @@
-"""Going on with a run: what of its config and data may differ from what it began with, and what was accepted knowingly."""
+"""Resuming a run: which parts of its config and data may differ from before, and which changes were accepted."""
 
 import json
 import pathlib
@@ -29,7 +29,7 @@ MAY_CHANGE = {
     "model.remat": "what is computed again is the same",
     "mesh": "the same sums in another order: results differ by rounding from here on",
 }
-SAID = ("mesh",)  # of these, the ones whose change is told
+SAID = ("mesh",)  # those whose change is reported
 
 
 class Accepted(NamedTuple):
@@ -41,19 +41,19 @@ class Accepted(NamedTuple):
 
 
 class Earlier(NamedTuple):
-    """What a work folder's config.json says of the run in it."""
+    """What config.json in a work folder says about the run there."""
 
     config: Section
     class_names: tuple[str, ...]
     target_names: tuple[str, ...]
-    data: dict[str, Any]  # the fingerprint of the training data; {} where it was not kept
+    data: dict[str, Any]  # the fingerprint of the training data; {} if it was not recorded
     accepted: tuple[dict, ...]
-    starts: tuple[dict, ...]  # who trained, see `provenance`
-    origin: Origin | None  # what the source of its init_from said of itself
+    starts: tuple[dict, ...]  # who started training, see `provenance`
+    origin: Origin | None  # what the source of its init_from says about itself
 
 
 def read_earlier(workdir: pathlib.Path) -> Earlier | None:
-    """The run that a work folder holds, None where there is none yet."""
+    """The run in a work folder, None if there is none yet."""
     if not (workdir / "config.json").is_file():
         return None
     record = read_run_record(workdir)
@@ -70,8 +70,8 @@ def read_earlier(workdir: pathlib.Path) -> Earlier | None:
 def check_data(
     workdir: pathlib.Path, earlier: Earlier, config: Section, data: dict[str, Any], accept: Sequence[str]
 ) -> list[Accepted]:
-    """What is accepted of how the training data, by their fingerprint, differ from the run's; raises ConfigError where it
-    is not."""
+    """The accepted differences between the fingerprints of the training data and of the run's; raises ConfigError for
+    one that is not accepted."""
     found = changes(earlier.data, data) if earlier.data else []
     if not found:
         return []
@@ -87,7 +87,7 @@ def check_data(
 
 
 def check_keys(workdir: pathlib.Path, earlier: Earlier, config: Section, accept: Sequence[str]) -> list[Accepted]:
-    """What is accepted of how the config differs from the run's; raises ConfigError where it is not."""
+    """The accepted differences between the config and the run's; raises ConfigError for one that is not accepted."""
     found = [change for change in differences(earlier.config, config) if not _within(change.key, MAY_CHANGE)]
     refused = [change for change in found if not _within(change.key, accept)]
     if refused:
@@ -102,13 +102,13 @@ def check_keys(workdir: pathlib.Path, earlier: Earlier, config: Section, accept:
 
 
 def said(earlier: Earlier, config: Section) -> list[str]:
-    """A line for each change that is free and yet to be told."""
+    """A line for each change that is allowed but reported."""
     found = differences(earlier.config, config)
     return [f"{change.key}: {MAY_CHANGE[key]}" for key in SAID for change in found if _within(change.key, (key,))]
 
 
 def differences(before: Section, after: Section) -> list[Accepted]:
-    """Every key whose value differs, None where it is not there."""
+    """Every key whose value differs, with None where a key is missing."""
     old, new = dict(leaves(before)), dict(leaves(after))
     return [
         Accepted(key, old.get(key), new.get(key))

@@ -1,7 +1,7 @@
-"""Decays of the learning rate: functions of their section's fields that return progress -> factor of the peak.
+"""Decays of the learning rate: functions of the fields of their section that return progress -> factor of the peak.
 
-Progress is float32 in [0, 1], from the end of the warm-up to the update that would follow the last, of any shape; so is
-the factor. What a built-in decay takes as durations are shares of that way. One of your own takes its fields as they are.
+Progress is float32 in [0, 1], from the end of the warm-up to the update after the last one, of any shape; so is the
+factor. Built-in decays take durations as shares of that span. A decay of your own takes its fields as they are.
 """
 
 import math
@@ -28,7 +28,7 @@ def rsqrt(*, timescale: float) -> Decay:
 
 
 def step(*, boundaries: tuple, factor: float) -> Decay:
-    """`factor` for each of the boundaries that are reached."""
+    """Multiplies by `factor` at each boundary that is reached."""
     stairs, boundaries = [factor**i for i in range(len(boundaries) + 1)], sorted(boundaries)
     return lambda progress: jnp.array(stairs)[jnp.searchsorted(jnp.array(boundaries), progress, side="right")]
 

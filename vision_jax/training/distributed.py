@@ -1,7 +1,7 @@
 """Several processes as one run: finding them, agreeing with them, and ending together.
 
-Every process runs the same command and the same program; `several_processes` makes them know of each other before any
-device is queried. Where there is one process only, nothing here does anything.
+Every process runs the same command and the same program; `several_processes` connects them before any device is
+queried. With a single process, nothing here does anything.
 """
 
 import contextlib
@@ -26,16 +26,16 @@ from jax.experimental import multihost_utils
 from vision_jax.errors import ConfigError, RunError, Stopped
 
 START_TIMEOUT = 300  # seconds within which all processes must have started
-WATCH_EVERY = 1.0  # seconds between two looks at whether another process failed
-OF_OTHERS = ("Gloo", "NCCL", "UNAVAILABLE", "ABORTED", "DEADLINE_EXCEEDED")  # errors of a process that misses another
+WATCH_EVERY = 1.0  # seconds between checks for a failed process
+OF_OTHERS = ("Gloo", "NCCL", "UNAVAILABLE", "ABORTED", "DEADLINE_EXCEEDED")  # errors after another process is lost
 RESUME = "starting all of them again continues from the newest checkpoint"
-FAILED = "vision_jax/failed"  # where a process that fails tells why
+FAILED = "vision_jax/failed"  # the key under which a failing process says why
 _METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/worker-network-endpoints"
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")  # what JAX reads within `srun`
 
 
 class Processes(NamedTuple):
-    """The processes as the command line names them: process `index` of `count`, process 0 at `coordinator`, HOST:PORT."""
+    """The processes as given on the command line: process `index` of `count`, process 0 at `coordinator`, HOST:PORT."""
 
     coordinator: str
     index: int
@@ -43,7 +43,7 @@ class Processes(NamedTuple):
 
 
 def explicit_processes(coordinator: str | None, index: int | None, count: int | None) -> Processes | None:
-    """What the command line says of the processes, or None. Raises ConfigError where it says only a part, or nonsense."""
+    """The processes given on the command line, or None. Raises ConfigError for incomplete or invalid arguments."""
     if coordinator is None and index is None and count is None:
         return None
     if not coordinator or index is None or count is None:
@@ -59,7 +59,7 @@ def explicit_processes(coordinator: str | None, index: int | None, count: int | 
 
 
 def announced_count(environ: Mapping[str, str] = os.environ) -> int:
-    """How many processes belong to this run by the environment: of Open MPI, Slurm or a TPU pod; 1 where none says so."""
+    """The number of processes of this run by the environment of Open MPI, Slurm or a TPU pod; 1 if none of them says."""
     if "OMPI_COMM_WORLD_SIZE" in environ:
         return int(environ["OMPI_COMM_WORLD_SIZE"])
     if all(name in environ for name in _SLURM):
@@ -71,7 +71,7 @@ def announced_count(environ: Mapping[str, str] = os.environ) -> int:
 
 
 def _hosts_of_tpu_vm(environ: Mapping[str, str]) -> str:
-    """The workers of the TPU pod of which this machine is one, by Google's metadata server; empty where there is none."""
+    """The workers of this machine's TPU pod, from Google's metadata server; empty if there is none."""
     vendors = pathlib.Path("/sys/bus/pci/devices").glob("*/vendor")
     if environ.get("TPU_SKIP_MDS_QUERY") or not any(path.read_text().strip() == "0x1ae0" for path in vendors):
         return ""
@@ -85,10 +85,10 @@ def _hosts_of_tpu_vm(environ: Mapping[str, str]) -> str:
 
 @contextlib.contextmanager
 def several_processes(explicit: Processes | None = None, timeout: int = 100) -> Iterator[None]:
-    """While open, this process is one of a run's: `explicit` ones, or those that the environment announces.
+    """While open, this process is part of a run: with the `explicit` processes, or those that the environment announces.
 
-    Must be entered before any device is queried. Where one process fails, it tells the others why, and all end: with
-    status 2 after a ConfigError, 1 otherwise. One that is killed or loses its machine is missed within `timeout` seconds.
+    Must be entered before any device is queried. A process that fails tells the others why, and all end: with status 2
+    after a ConfigError, 1 otherwise. If one is killed or loses its machine, the others notice within `timeout` seconds.
     """
     count = explicit.count if explicit else announced_count()
     if count == 1:
@@ -133,7 +133,7 @@ def _initialize(explicit: Processes | None, count: int, timeout: int) -> None:
 
 
 class _Watch:
-    """Ends this process with one line where another one of the run has failed."""
+    """Ends this process with one line when another process of the run has failed."""
 
     def __init__(self):
         from jax._src.distributed import global_state  # JAX has no public access to the coordinator's key-value store
@@ -154,14 +154,14 @@ class _Watch:
                 self.end(f"{self.me} ends, since {failures[0]}", 1)
 
     def failures(self) -> list[str]:
-        """What processes that failed have told."""
+        """The messages of the processes that failed."""
         try:
             return [reason for _, reason in self.client.key_value_dir_get(FAILED)]
-        except RuntimeError:  # the coordinator is gone, of which JAX itself tells
+        except RuntimeError:  # the coordinator is gone; JAX itself reports that
             return []
 
     def fail(self, reason: str, status: int, error: BaseException | None = None) -> None:
-        """Tells the others why this process ends, and ends it: with a traceback of `error`, unless others failed before."""
+        """Tells the others why this process ends, and ends it, with a traceback of `error` unless others failed first."""
         if failures := self.failures():
             self.end(f"{self.me} ends, since {failures[0]}", status)
         with contextlib.suppress(RuntimeError):
@@ -171,12 +171,12 @@ class _Watch:
         self.end(f"{self.me} {reason}", status)
 
     def end(self, line: str, status: int) -> None:
-        # Leaving in the usual way would wait for the others, which may be stuck in a collective.
+        # A normal exit would wait for the others, which may be stuck in a collective.
         self.ending.acquire()
         print(f"error: {line}", file=sys.stderr, flush=True)
         sys.stdout.flush()
         if self.index == 0:
-            self.closed.wait(3 * WATCH_EVERY)  # the key-value store is here: the others are to read it first
+            self.closed.wait(3 * WATCH_EVERY)  # the key-value store is in this process: let the others read it first
         os._exit(status)
 
     def close(self) -> None:
@@ -185,10 +185,10 @@ class _Watch:
 
 
 def explain_abort(line: str) -> None:
-    """Writes `line` to stderr, and exits with status 1, where native code aborts this process; the last `line` counts.
+    """Writes `line` to stderr and exits with status 1 if native code aborts this process; the last `line` counts.
 
-    JAX's runtime aborts whoever does not find or loses the coordinator, or is told that another process fell silent, after
-    a log and a stack that say little to a reader. It offers no call-back (that of its client fails on any status).
+    JAX's runtime aborts a process that does not find or loses the coordinator, or hears that another process fell silent,
+    after a log and a stack trace that tell a reader little. It offers no callback (its client's one fails on any status).
     """
     text = line.encode()
 
@@ -197,7 +197,7 @@ def explain_abort(line: str) -> None:
         os.write(2, text)
         os._exit(1)
 
-    _handlers.append(say)  # C has no reference
+    _handlers.append(say)  # keeps the callback alive: C holds no reference
     ctypes.CDLL(None).signal(signal.SIGABRT, say)
 
 
@@ -205,13 +205,13 @@ _handlers: list = []
 
 
 def is_writer() -> bool:
-    """Whether this process is the one that prints and writes what is said once."""
+    """Whether this process is the one that prints and writes what should appear only once."""
     return jax.process_index() == 0
 
 
 def stop_agreed(step: int) -> bool:
-    """Whether all processes stop after this step, since one of them got SIGTERM; each asks at every step, and none waits
-    unless one did. The step is the first that none of them has passed."""
+    """Whether all processes stop after this step because one of them got SIGTERM. Each asks at every step; none waits
+    unless a signal came. The step is the first that no process has passed."""
     return multihost_utils.reached_preemption_sync_point(step)
 
 
@@ -226,13 +226,13 @@ def any_process(value: bool) -> bool:
 
 
 def wait_for_all(where: str) -> None:
-    """Returns once every process has come here."""
+    """Returns once every process has called it."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(where)
 
 
 def check_shared(folder: pathlib.Path) -> None:
-    """Raises ConfigError, in every process, unless all of them see the same `folder`."""
+    """Raises ConfigError in every process unless all of them see the same `folder`."""
     if jax.process_count() == 1:
         return
     token = folder / f".seen-{from_first(int.from_bytes(os.urandom(3)))}"
@@ -247,7 +247,7 @@ def check_shared(folder: pathlib.Path) -> None:
 
 
 def fetch(tree: Any) -> Any:
-    """Host copies of whole arrays, in every process, wherever their parts lie."""
+    """Host copies of whole arrays, in every process, however they are sharded."""
 
     def one(x):
         whole = x.is_fully_addressable or x.is_fully_replicated
@@ -257,5 +257,5 @@ def fetch(tree: Any) -> Any:
 
 
 def place(tree: Any, shardings: Any) -> Any:
-    """Host arrays, the same in every process, as global arrays of these shardings."""
+    """Host arrays, the same in every process, as global arrays with these shardings."""
     return jax.tree.map(lambda x, s: jax.make_array_from_callback(x.shape, s, x.__getitem__), tree, shardings)

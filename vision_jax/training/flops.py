@@ -1,6 +1,6 @@
-"""FLOPs of a function, counted from its jaxpr: matrix products and convolutions, two for a multiply-add.
+"""FLOPs of a function, counted from its jaxpr: matrix products and convolutions, two per multiply-add.
 
-The compiler's own count leaves out how often a scanned loop runs and differs by backend; this one is the model's.
+The compiler's own count ignores how often a scanned loop runs and differs by backend; this one depends on the model only.
 """
 
 import math
@@ -9,12 +9,12 @@ import jax
 
 
 def count_flops(function, *args) -> int:
-    """FLOPs of one call with arguments of these shapes; nothing is computed."""
+    """FLOPs of one call with arguments of these shapes; computes nothing."""
     return count_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
 
 
 def count_jaxpr(jaxpr) -> int:
-    """FLOPs of a run of a jaxpr, on all devices together."""
+    """FLOPs of one evaluation of a jaxpr, on all devices together."""
     total = 0
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "dot_general":
@@ -31,7 +31,7 @@ def count_jaxpr(jaxpr) -> int:
 
 
 def _repeats(eqn) -> int:
-    """How often the jaxpr inside an equation runs: a scan's once for each element, a shard_map's on every device."""
+    """How often the jaxpr inside an equation runs: once per element for a scan, on every device for a shard_map."""
     if eqn.primitive.name == "scan":
         return eqn.params["length"]
     if eqn.primitive.name == "shard_map":
@@ -40,7 +40,7 @@ def _repeats(eqn) -> int:
 
 
 def _inner(eqn):
-    """The jaxprs inside an equation: bodies of jit, scan, remat and custom derivatives; of a cond, its largest branch."""
+    """The jaxprs inside an equation: bodies of jit, scan, remat and custom derivatives; for a cond, its largest branch."""
     if "branches" in eqn.params:
         return [max((branch.jaxpr for branch in eqn.params["branches"]), key=count_jaxpr)]
     values = (eqn.params.get(name) for name in ("jaxpr", "call_jaxpr", "fun_jaxpr", "body_jaxpr"))

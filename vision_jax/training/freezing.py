@@ -1,4 +1,4 @@
-"""What is frozen computes what evaluation computes."""
+"""Frozen modules compute what they compute in evaluation."""
 
 import contextlib
 import inspect
@@ -10,16 +10,16 @@ import jax
 
 @contextlib.contextmanager
 def frozen_as_evaluated(trains: Mapping | None) -> Iterator[None]:
-    """Inside, a module whose parameters are all frozen, as a locked tower or norm, is called as in evaluation.
+    """Inside, a module whose parameters are all frozen, such as a locked tower or norm, is called as in evaluation.
 
-    It uses the statistics that it has stored, which stay, and drops nothing (but a frozen block of a tower that trains
-    keeps its drop path). A module without parameters does as the one around it. `trains`: a bool for every parameter,
-    nested as these are; None: nothing is frozen.
+    It uses its stored statistics, which do not change, and applies no dropout (but a frozen block of a tower that trains
+    keeps its drop path). A module without parameters acts like the one around it. `trains`: a bool for every parameter,
+    nested like the parameters; None: nothing is frozen.
     """
 
     def intercept(call, args, kwargs, context):
         module = context.module
-        method = getattr(type(module), context.method_name, None)  # None: a function that scans it
+        method = getattr(type(module), context.method_name, None)  # None: a function scanned over the module
         if method is None or module.scope is None or not is_frozen(trains, module.path):
             return call(*args, **kwargs)
         bound = inspect.signature(method).bind(module, *args, **kwargs)
@@ -34,7 +34,7 @@ def frozen_as_evaluated(trains: Mapping | None) -> Iterator[None]:
 
 
 def is_frozen(trains: Mapping, path: tuple[str, ...]) -> bool:
-    """Whether the module at `path` has parameters, and none that trains."""
+    """Whether the module at `path` has parameters and none of them trains."""
     for name in path:
         if not isinstance(trains, Mapping) or name not in trains:
             return False

@@ -12,10 +12,10 @@ _NUMBER = re.compile(r"(?<=_)(\d+)(?=/|$)")
 
 
 def format_groups(groups: Iterable[ParamGroup]) -> str:
-    """The groups as an aligned table of at most 100 columns: a row for each decay, learning rate scale and freezing.
+    """The groups as an aligned table of at most 100 columns: one row per decay, learning rate scale and freezing.
 
-    `head/*` stands for every parameter below `head`, `blocks_{0..11}/*/kernel` for every one in these blocks, however
-    deep, that is called kernel. Such a pattern is only used where all that it stands for is in this row.
+    `head/*` stands for every parameter below `head`, `blocks_{0..11}/*/kernel` for every parameter called kernel in these
+    blocks, at any depth. A pattern is used only if everything it stands for is in this row.
     """
     rows = defaultdict(list)
     for group in groups:
@@ -39,7 +39,7 @@ def format_groups(groups: Iterable[ParamGroup]) -> str:
 
 
 def summarize_paths(sets: Mapping[Hashable, Iterable[str]]) -> dict[Hashable, str]:
-    """Each set of parameter paths by the coarsest patterns that stand for its paths and for none of another set."""
+    """For each set of parameter paths, the coarsest patterns that match its paths and none of another set."""
     owners = defaultdict(set)
     for key, paths in sets.items():
         for path in paths:
@@ -67,7 +67,7 @@ def _patterns(path: str) -> list[str]:
 
 
 def _summary(paths: list[str], exclusive: set[str]) -> str:
-    """The coarsest patterns that stand for these paths and no others, with runs of numbers merged."""
+    """The coarsest patterns that match these paths and no others, with runs of numbers merged."""
     stands_for = defaultdict(list)
     for path in paths:
         stands_for[next((pattern for pattern in _patterns(path) if pattern in exclusive), path)].append(path)
@@ -75,8 +75,8 @@ def _summary(paths: list[str], exclusive: set[str]) -> str:
 
 
 def _merge_numbers(patterns: list[str]) -> list[str]:
-    """'blocks_0/x' ... 'blocks_11/x' become 'blocks_{0..11}/x'; of several numbers the last merges first."""
-    rows = [tuple(_NUMBER.split(pattern)) for pattern in patterns]  # texts at even places, numbers at odd ones
+    """Turns 'blocks_0/x' ... 'blocks_11/x' into 'blocks_{0..11}/x'; of several numbers, merges the last first."""
+    rows = [tuple(_NUMBER.split(pattern)) for pattern in patterns]  # text at even indices, numbers at odd ones
     for place in range(max(map(len, rows), default=0) - 2, 0, -2):
         merged = defaultdict(list)
         for row in rows:
@@ -86,7 +86,7 @@ def _merge_numbers(patterns: list[str]) -> list[str]:
 
 
 def _runs(numbers: list[str]) -> list[str]:
-    """Nothing or one number as it is; more as one text, '{0..2,5}'."""
+    """An empty list or one number as it is; more as one text, '{0..2,5}'."""
     if len(numbers) < 2:
         return numbers
     runs: list[list[int]] = []

@@ -1,4 +1,4 @@
-"""Starting from the parameters of another model: what fits is loaded, the rest is resized, dropped or new, and told."""
+"""Starting from another model's parameters: load what fits, resize, drop or newly initialise the rest, report it all."""
 
 import dataclasses
 from collections import Counter
@@ -21,9 +21,9 @@ TOWERS = ("image", "text")
 
 
 class InitReport(NamedTuple):
-    """Paths of the parameters that were loaded as they are, resized, dropped (of the source) and newly initialised.
+    """Paths of the parameters that were loaded as they are, resized, dropped (those of the source) and newly initialised.
 
-    `head` is a line on a head whose classes are not those of the source, in their order.
+    `head` is a line about a head whose classes differ from the source's or come in another order.
     """
 
     loaded: list[str]
@@ -43,16 +43,16 @@ class InitReport(NamedTuple):
 
 
 def split_tower(spec: str) -> tuple[str, str]:
-    """(tower, source) of "SOURCE", "image=SOURCE" or "text=SOURCE"."""
+    """(tower, source) for "SOURCE", "image=SOURCE" or "text=SOURCE"."""
     tower, _, rest = spec.partition("=")
     return (tower, rest) if tower in TOWERS else ("", spec)
 
 
 def open_init_source(spec: str, model, image_size) -> tuple[str, WeightsSource]:
-    """(tower, source) of `config.init_from`: "SOURCE", or "image=SOURCE" and "text=SOURCE" for one tower of a CLIP alone.
+    """(tower, source) for `config.init_from`: "SOURCE", or "image=SOURCE" and "text=SOURCE" for one tower of a CLIP only.
 
-    What a bare file leaves open, as the number of heads, is taken to be as in `model`, which shall start from it on images
-    of `image_size`. Raises ConfigError where there is no such source, or it is none.
+    What a bare file does not say, such as the number of heads, is taken from `model`, which will start from it on images
+    of `image_size`. Raises ConfigError if the source does not exist or is not usable.
     """
     tower, path = split_tower(spec)
     wanted = _image_tower(model) if tower == "image" else model
@@ -62,14 +62,14 @@ def open_init_source(spec: str, model, image_size) -> tuple[str, WeightsSource]:
 
 
 def init_from(spec: str, model, image_size, fresh: dict, class_names: Sequence[str] = ()) -> tuple[dict, InitReport]:
-    """`fresh` variables with those of the run, checkpoint or file `spec` in their place wherever they fit.
+    """`fresh` variables, replaced by those of the run, checkpoint or file `spec` wherever they fit.
 
-    Scanned and unrolled layers convert into each other. Tables of positions are resampled by the model's own
-    `resize_params` from the source's image size to `image_size`. A head is taken by the names of classes, where the
-    source says its own and `class_names` those of the model's first outputs; one for other classes becomes zeros. For
-    "image=SOURCE" the source is a CLIP, of which the tower is taken, or any image model that can be the tower; a model
-    that is no CLIP takes the image tower of one. Raises ConfigError where nothing fits, a parameter of the body has
-    another shape, or the source's model computes something else from the same parameters, as with another activation.
+    Scanned and unrolled layers convert into each other. Position embeddings are resampled by the model's own
+    `resize_params` from the source's image size to `image_size`. A head is matched by class name if the source names its
+    classes and `class_names` those of the model's first outputs; a head for other classes becomes zeros. For
+    "image=SOURCE" the source is a CLIP, whose image tower is taken, or any image model that can be the tower; a model
+    that is not a CLIP takes a CLIP's image tower. Raises ConfigError if nothing fits, if a parameter of the body has
+    another shape, or if the source's model computes something else from the same parameters, as with another activation.
     """
     tower, source = open_init_source(spec, model, image_size)
     theirs = source.create_model()
@@ -103,11 +103,11 @@ def init_from(spec: str, model, image_size, fresh: dict, class_names: Sequence[s
 
 
 def head_by_name(head: dict, fresh: dict, theirs: Sequence[str], ours: Sequence[str]) -> tuple[dict, str]:
-    """A source's head, of classes called `theirs`, for classes called `ours`; and a line that says what became of it.
+    """A source's head for classes `theirs`, converted to one for classes `ours`; and a line that says what happened to it.
 
-    Of arrays [..., C] come the columns of our classes, in the shape of `fresh`, zeros where an output has no name; or
-    [..., 0], which fits nothing, where the source does not know each of our classes. The head as it is where either has
-    no names, or where nothing of it changes.
+    From arrays [..., C] come the columns of our classes, in the shape of `fresh`, with zeros for outputs without a name;
+    or arrays [..., 0], which fit nothing, if the source lacks any of our classes. The head is unchanged if either side
+    has no names, or if nothing needs to change.
     """
     theirs, ours, width = tuple(theirs), tuple(ours), np.shape(head["bias"])[-1]
     outputs = np.shape(fresh["bias"])[-1]
@@ -129,7 +129,7 @@ def head_by_name(head: dict, fresh: dict, theirs: Sequence[str], ours: Sequence[
 
 
 def no_head(head: dict) -> dict:
-    """Arrays [..., 0] of a head's [..., C], which fit nothing."""
+    """Arrays [..., 0], which fit nothing, in place of a head's [..., C]."""
     return {name: x[..., :0] for name, x in head.items()}
 
 
@@ -138,7 +138,7 @@ def _image_tower(model):
 
 
 def _statistics(fresh: dict, loaded: dict) -> dict:
-    """A collection such as the batch statistics, from the source where it has them."""
+    """A collection such as the batch statistics, with the source's values where it has them."""
     known = flatten_dict(loaded, sep="/")
     values = {
         name: known[name] if name in known and known[name].shape == value.shape else value
@@ -150,7 +150,7 @@ def _statistics(fresh: dict, loaded: dict) -> dict:
 def merge(
     loaded: dict, source_size, model, image_size, fresh: dict, method: str = "bilinear"
 ) -> tuple[dict, InitReport]:
-    """`init_from` for parameters at hand: host arrays `loaded` of a model that took images of `source_size`."""
+    """`init_from` for parameters in memory: host arrays `loaded` of a model that took images of `source_size`."""
     fitted = fit(loaded, as_pair(source_size), model, as_pair(image_size), fresh, method)
     known, new = flatten_dict(fresh, sep="/"), [*fitted.renewed, *fitted.new]
     loaded_as_is = [name for name in fitted.params if name not in {*fitted.resized, *new}]

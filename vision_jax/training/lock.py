@@ -1,4 +1,4 @@
-"""One writer: a work folder belongs to one run at a time, wherever its processes are and whatever the file system."""
+"""One writer: a work folder belongs to one run at a time, on any file system and wherever the run's processes are."""
 
 import contextlib
 import fcntl
@@ -15,16 +15,16 @@ from vision_jax.errors import ConfigError
 from vision_jax.files import printable
 
 NAME = "lock"
-HEARTBEAT = 10.0  # seconds between two signs of life of the owner
-SILENT = 60.0  # seconds without one after which an owner on another machine counts as gone
+HEARTBEAT = 10.0  # seconds between the owner's signs of life
+SILENT = 60.0  # seconds without one before an owner on another machine counts as gone
 
 
 class WriterLock(contextlib.AbstractContextManager):
-    """Holds `workdir`/lock, made with its folder where need be. Raises ConfigError where another run holds it.
+    """Holds `workdir`/lock, creating it and its folder if needed. Raises ConfigError if another run holds it.
 
-    Two locks in one: the kernel's `flock`, which ends with its owner however it ends and reaches as far as the file system
-    carries it, and the file's text with a heartbeat for where it does not. An owner on this machine is gone once `flock`
-    says so; one on another machine is gone once the file's modification time has stood still for `SILENT` seconds.
+    Two locks in one: the kernel's `flock`, which ends with its owner in any case and reaches as far as the file system
+    supports it, and the file's text with a heartbeat for where it does not. An owner on this machine is gone once `flock`
+    says so; one on another machine, once the file's modification time has not changed for `SILENT` seconds.
     """
 
     def __init__(self, workdir: pathlib.Path, heartbeat: float = HEARTBEAT, silent: float = SILENT):
@@ -51,11 +51,11 @@ class WriterLock(contextlib.AbstractContextManager):
     def __exit__(self, *_) -> None:
         self.stopped.set()
         self.thread.join()
-        if _read(self.path) == self.text:  # not another's, that took this one to be gone
+        if _read(self.path) == self.text:  # unless another run took this one to be gone and replaced the lock
             with contextlib.suppress(OSError):
                 self.path.unlink()
         os.close(self.file)
-        if self.made_folder:  # a start that failed leaves nothing
+        if self.made_folder:  # a failed start leaves nothing behind
             with contextlib.suppress(OSError):
                 self.path.parent.rmdir()
 
@@ -74,7 +74,7 @@ class WriterLock(contextlib.AbstractContextManager):
         return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def _flock(self) -> bool:
-        """Whether the kernel's lock is ours; False where the file system has none. Raises ConfigError where it is another's."""
+        """Whether we hold the kernel's lock; False if the file system has none. Raises ConfigError if another run has."""
         while True:
             try:
                 fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -92,7 +92,7 @@ class WriterLock(contextlib.AbstractContextManager):
         os.close(before)
 
     def _fell_silent(self, owner: dict[str, Any]) -> bool:
-        """Whether its owner gives no sign of life; False where it removes the lock. Raises ConfigError where it gives one."""
+        """Whether the owner gives no sign of life; False if it removes the lock. Raises ConfigError if it gives one."""
         print(
             f"{self.path}: {_who(owner)} may still write here: waiting for up to {self.silent:.0f} s for a sign of life",
             file=sys.stderr,
@@ -128,10 +128,10 @@ class WriterLock(contextlib.AbstractContextManager):
 
 
 def owner(workdir: pathlib.Path) -> dict[str, Any]:
-    """Who trains in a work folder now, as the lock says: process, host and when it started; {} where nobody does.
+    """Who trains in a work folder now, according to the lock: process, host and start time; {} if nobody does.
 
-    Goes by signs of life, since trying the lock might refuse it to a run that starts: one that was killed on another
-    machine counts as alive for up to `SILENT` seconds.
+    Goes by signs of life, since trying the lock could make a starting run fail: one that was killed on another machine
+    counts as alive for up to `SILENT` seconds.
     """
     path = workdir / NAME
     text = _read(path)
@@ -143,20 +143,20 @@ def owner(workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def _is_gone(owner: dict[str, Any]) -> bool:
-    """Whether it is known to be a process of this machine that has ended."""
+    """Whether the owner is known to be a process of this machine that has ended."""
     if owner.get("boot") != _boot() or owner.get("host") != socket.gethostname():
         return False
     try:
         os.kill(int(owner["process"]), 0)
     except ProcessLookupError:
         return True
-    except (OSError, KeyError, TypeError, ValueError, OverflowError):  # as a process of another user
+    except (OSError, KeyError, TypeError, ValueError, OverflowError):  # for example a process of another user
         pass
     return False
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
-    """What a lock file says; {} where it says nothing, as between its making and its writing."""
+    """The contents of a lock file; {} if it is empty, as between its creation and the first write."""
     try:
         text = json.loads(path.read_bytes()[:4096])
     except (OSError, ValueError):
@@ -178,7 +178,7 @@ def _who(owner: dict[str, Any]) -> str:
 
 
 def _boot() -> str:
-    """What names this machine since it was started: processes of one value share a kernel, and its locks."""
+    """Identifies one boot of this machine: processes with the same value share a kernel and its locks."""
     with contextlib.suppress(OSError):
         return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return socket.gethostname()

@@ -46,15 +46,14 @@ def train(
     verbose: bool = False,
     name: str = "",
 ) -> dict:
-    """Trains what `config` describes in `workdir`, or goes on with the run there. Returns what summary.json holds.
-
-    accept: changes since the run began that are wanted: keys or sections of the config, "data", "restart".
+    """Trains what `config` describes in `workdir`, or resumes the run there. Returns the contents of summary.json.
+    accept: changes since the run began that are intended: keys or sections of the config, "data", "restart".
     callbacks: each is called, in process 0, after every report and evaluation with its step and numbers.
-    embedded: in a notebook or a program of the caller's, which outlives a signal.
-    verbose: the whole config and the groups of parameters are printed, too.
+    embedded: in a notebook or a program of the caller's, which must survive a signal.
+    verbose: also print the whole config and the parameter groups.
     name: of the config, or its file, with its argument; for the record.
-    Raises ConfigError, within seconds and before anything is written, for what cannot run; RunError where something
-    outside the config ends it, and Stopped where a signal does, with everything saved that could be.
+    Raises ConfigError, within seconds and before anything is written, for a run that cannot work; RunError if something
+    outside the config ends it, and Stopped if a signal does, with everything saved that could be.
     """
     spans, workdir = Spans(), local_folder(workdir)
     with StopRequest(embedded) as stop, locked(workdir):
@@ -82,7 +81,7 @@ def train(
 
 
 def open_terminal(workdir: pathlib.Path) -> Terminal:
-    """Of a run: this process's own, where that is the first."""
+    """The run's terminal in the first process; in the others, one that shows nothing."""
     return Terminal(sys.stdout, workdir / "log.txt") if is_writer() else Terminal(None)
 
 
@@ -116,8 +115,8 @@ class Loop:
     """The steps from `state.step` to the end: step, report, evaluate, save.
 
     The next step is dispatched before the metrics of the last one are read, so that devices need not wait for the host.
-    Where a checkpoint and an evaluation are due together, the checkpoint comes first; an evaluation that a run has missed,
-    since it ended in it, is made when it goes on. So metrics.jsonl becomes that of a run never interrupted.
+    If a checkpoint and an evaluation are due together, the checkpoint comes first; an evaluation that an interrupted run
+    missed is done when the run resumes. So metrics.jsonl ends up like that of an uninterrupted run.
     """
 
     setup: Setup
@@ -136,7 +135,7 @@ class Loop:
         self.unread: dict | None = None  # metrics of the last step, on the devices
 
     def run(self) -> None:
-        """Raises Stopped, RunError or ConfigError where it ends early, once the state is saved."""
+        """Runs to the end. Raises Stopped, RunError or ConfigError if it ends early, once the state is saved."""
         self.stop.defer()
         with self._storage_told(), self._batches() as batches:
             self.evaluate(self._missed())
@@ -153,12 +152,12 @@ class Loop:
         """Dispatches a step, then reports the one before."""
         with self.spans("step"), self.profiler.step(self.step + 1), jax.transfer_guard("disallow"):
             state, metrics = self.step_fn(self.state, batch)
-        del batch  # it may lie in memory shared with a worker, which is given back once nothing refers to it
+        del batch  # it may lie in memory shared with a worker, which is released with the last reference
         self.report()
         self.state, self.unread, self.step = state, metrics, self.step + 1
 
     def report(self) -> None:
-        """Reads the metrics of the last step, unless that is done, and writes the means where they are due."""
+        """Reads the metrics of the last step, unless that is done, and writes the means if they are due."""
         if self.unread is None:
             return
         with self.spans("step"):
@@ -172,7 +171,7 @@ class Loop:
             self.reporter.write(self.step, {f"train/{name}": value for name, value in line.items()})
 
     def evaluate(self, evaluators: dict) -> None:
-        """Measures and reports; what is best so far is saved."""
+        """Measures and reports; saves the state if it is the best so far."""
         if not evaluators:
             return
         self.report()
@@ -185,19 +184,19 @@ class Loop:
         self.reporter.evaluated(self.step, measured, is_best)
 
     def save(self) -> None:
-        """Starts writing a checkpoint of the state and the unwritten means, unless there is one of this step."""
-        self.report()  # a run that goes on from here does not repeat this step
+        """Starts writing a checkpoint of the state and the unwritten means, unless this step has one."""
+        self.report()  # a run that resumes here does not repeat this step
         with self.spans("checkpoint"):
             self.checkpoints.save(self.step, self.state, self.means.kept)
 
     def _line(self, counters: dict[str, int]) -> dict[str, float]:
-        """What is written of training at this step: means since the last line, and what is of this step."""
+        """The training metrics written at this step: means since the last line, and this step's own values."""
         epoch = self.step * self.setup.config.batch_size / self.setup.derived["train_examples"]
         rest = {"learning_rate": self._learning_rate(counters["skipped"]), "epoch": epoch}
         return self.means.take() | counters | rest | self.reporter.timing(self.step)
 
     def _learning_rate(self, skipped: int) -> float:
-        """Of the last step; skipped: updates that were not made until then."""
+        """The learning rate of the last step; skipped: updates skipped up to then."""
         return float(self.setup.schedule(self.step - 1 - skipped))
 
     def _next(self, batches: Iterator[dict]) -> dict:
@@ -206,7 +205,7 @@ class Loop:
 
     @contextlib.contextmanager
     def _saved_whatever_ends(self, what: str) -> Iterator[None]:
-        """Inside, a signal ends the run at once. Where it ends here, the state is saved, and the error says so."""
+        """Inside, a signal ends the run at once. If the run ends here, the state is saved, and the error says so."""
         try:
             with self.stop.at_once():
                 yield
@@ -218,13 +217,13 @@ class Loop:
             raise RunError(f"{what}: {_cause(error)}; {self._save_last()}") from error
 
     def _stopped(self, number: int) -> Stopped:
-        """What ends the run for a signal, once the state is saved."""
+        """The exception that ends the run after a signal, once the state is saved."""
         self._save_last()
         after = f"after step {self.step}: saved; the same command continues" if self.step else "before the first step"
         return Stopped(number, f"stopped by {signal.Signals(number).name} {after}")
 
     def _save_last(self) -> str:
-        """Saves the state of a run that ends here; returns what is safe."""
+        """Saves the state of a run that ends here; returns a description of what is safe."""
         if not self.step:
             return "no step was done"
         self.save()
@@ -245,12 +244,12 @@ class Loop:
 
     @contextlib.contextmanager
     def _storage_told(self) -> Iterator[None]:
-        """A report that cannot be written ends the run as a checkpoint that cannot does."""
+        """A report that cannot be written ends the run just like a checkpoint that cannot."""
         try:
             yield
         except OSError as error:
             with contextlib.suppress(RunError):
-                self.checkpoints.wait()  # the one that is being written may still end well
+                self.checkpoints.wait()  # the one being written may still succeed
             steps = self.checkpoints.steps()
             safe = f"the checkpoint of step {steps[-1]} is safe" if steps else "there is no checkpoint yet"
             raise RunError(
@@ -266,7 +265,7 @@ class Loop:
         return {name: each for name, each in self.evaluators.items() if self._due(f"evals.{name}.every")}
 
     def _missed(self) -> dict:
-        """Evaluations due at the step that the run goes on from, which are not reported yet."""
+        """Evaluations due at the step that the run resumes from and not reported yet."""
         due = self._due_evaluators() if self.step else {}
         known = self.reporter.names_at(self.step)
         return {
@@ -276,7 +275,7 @@ class Loop:
         }
 
     def _check_health(self, values: dict) -> None:
-        """Stops a run that diverges or whose images do not decode."""
+        """Stops a run that diverges or whose images cannot be decoded."""
         config, step = self.setup.config, self.step
         if values["skipped_in_row"] >= config.optimizer.max_skipped:
             raise ConfigError(
@@ -301,7 +300,7 @@ def _cause(error: BaseException) -> str:
 
 @with_process_settings
 def evaluate(config, workdir: pathlib.Path, checkpoint: str = "last", told: bool = True) -> dict[str, float]:
-    """Runs every evaluator on a checkpoint ("last", "best", a step, or a folder); returns the metrics, which are `told`."""
+    """Runs every evaluator on a checkpoint ("last", "best", a step, or a folder); returns the metrics. told: print them."""
     folder = (
         locate(workdir, checkpoint) if checkpoint in ("last", "best") or checkpoint.isdecimal() else locate(checkpoint)
     )

@@ -1,4 +1,4 @@
-"""What a run is told before its first step: what was shortened to fit, and what makes little sense."""
+"""What a run prints before its first step: what was shortened to fit, and settings that make little sense."""
 
 import io
 import statistics
@@ -12,12 +12,12 @@ from vision_jax.files import printable
 from vision_jax.training.setup import Setup
 from vision_jax.training.start import Start
 
-SAMPLED = 9  # pictures whose size is looked at
-ENLARGED = 1.5  # how many times larger they may become without a word
+SAMPLED = 9  # number of pictures whose size is checked
+ENLARGED = 1.5  # how far pictures may be enlarged without a note
 
 
 def notes(start: Start) -> list[str]:
-    """Lines for people."""
+    """The notes, a line each."""
     setup = start.setup
     return [
         *_shortened(setup),
@@ -67,7 +67,7 @@ def _outputs_to_spare(setup: Setup) -> Iterator[str]:
 
 
 def _small_pictures(setup: Setup) -> Iterator[str]:
-    """Of files, whose first bytes tell; pictures that come as arrays are small ones by design."""
+    """Only for files, whose first bytes give the size; pictures that come as arrays are small by design."""
     source, want = setup.source, min(image_size(setup.config.data))
     sides = []
     for number in sorted({i * len(source) // SAMPLED for i in range(SAMPLED)}):
@@ -76,7 +76,7 @@ def _small_pictures(setup: Setup) -> Iterator[str]:
             if isinstance(image, bytes):
                 with Image.open(io.BytesIO(image)) as picture:
                     sides.append(min(picture.size))
-        except Exception:  # of a broken picture or record: reading it in training tells
+        except Exception:  # a broken picture or record: training reports it on reading
             continue
     if sides and (side := int(statistics.median(sides))) * ENLARGED < want:
         yield (

@@ -22,19 +22,19 @@ _WHATEVER_RULE = ("ema", "weight_decay", "clip_norm")
 def make_optimizer(config, params, schedule: Callable) -> optax.GradientTransformation:
     """The update of every parameter, as `config.optimizer` describes it.
 
-    The gradient's global norm over all parameters that train is clipped first; then comes the rule (`rules`), with weight
+    First, the gradient's global norm over all parameters that train is clipped; then comes the rule (`rules`), with weight
     decay, learning rate scales and the schedule at the number of updates done. With `decay_times_lr` False the decay is
     big_vision's (its optax.py): added after the learning rate η and its scale s, times the schedule relative to its peak:
-    p -= η s Rule(g) + (η / peak) λ p, whatever the rule.
+    p -= η s Rule(g) + (η / peak) λ p, for any rule.
 
     Frozen parameters have no state and stay bit for bit as they are. Moments carry the paths of their parameters.
 
     Args:
       config: the whole config; reads `optimizer`, and the peak learning rate from `schedule`.
       params: nested dictionary of arrays or `jax.ShapeDtypeStruct`s; only paths and shapes are read.
-      schedule: update's number, int32[] -> learning rate, float32[].
+      schedule: number of the update, int32[] -> learning rate, float32[].
     Raises:
-      ConfigError for what `param_groups` finds, for coefficients out of range and for a rule that cannot be made.
+      ConfigError for the errors of `param_groups`, coefficients out of range and a rule that cannot be made.
     """
     o = config.optimizer
     _check(o)
@@ -53,7 +53,7 @@ def make_optimizer(config, params, schedule: Callable) -> optax.GradientTransfor
 
 
 def make_rule(optimizer) -> Rule:
-    """The rule that `config.optimizer` names. Raises ConfigError where what it names makes none."""
+    """The rule that `config.optimizer` names. Raises ConfigError if that does not give a rule."""
     rule = parts.build("config.optimizer.name", optimizer.name, RULES, optimizer.own_fields)
     if isinstance(rule, optax.GradientTransformation):
         rule = Rule(rule)
@@ -68,9 +68,9 @@ def make_rule(optimizer) -> Rule:
 def ema_update(ema, variables, decay: float, step: jax.Array):
     """The exponential moving average of the variables after update number `step`, int32[] counted from 0.
 
-    The decay grows to its value as (1 + step) / (10 + step), as TensorFlow's ExponentialMovingAverage has it, so that a
-    short run's average forgets the initial parameters. What does not change is averaged exactly; of whole numbers, such
-    as counts among the statistics, the newest counts.
+    The decay grows to its value as (1 + step) / (10 + step), as in TensorFlow's ExponentialMovingAverage, so that a
+    short run's average forgets the initial parameters. Values that do not change are averaged exactly; for integers, such
+    as counts among the statistics, the newest value is kept.
     """
     decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
 
@@ -83,12 +83,12 @@ def ema_update(ema, variables, decay: float, step: jax.Array):
 
 
 def map_paths(function: Callable, *trees):
-    """`function(path, *leaves)` over the first tree's leaves; parts that optax masks out are passed over."""
+    """`function(path, *leaves)` over the first tree's leaves; skips parts that optax masks out."""
     return jax.tree_util.tree_map_with_path(lambda path, *leaves: function(path_name(path), *leaves), *trees)
 
 
 def add_decay(rate: float, groups: Mapping[str, ParamGroup]) -> optax.GradientTransformation:
-    """Adds `rate` times the parameter where it decays."""
+    """Adds `rate` times the parameter if it decays."""
     if not rate:
         return optax.identity()
 
@@ -99,7 +99,7 @@ def add_decay(rate: float, groups: Mapping[str, ParamGroup]) -> optax.GradientTr
 
 
 def scale_by_trust_ratio(coefficient: float, groups: Mapping[str, ParamGroup]) -> optax.GradientTransformation:
-    """Multiplies by coefficient * |p| / |update| where the parameter decays; by 1 where either norm is 0.
+    """Multiplies by coefficient * |p| / |update| if the parameter decays; by 1 if either norm is 0.
 
     Norms are over a parameter, or over each layer of a scanned stack (You et al., 2017 and 2020).
     """
@@ -129,12 +129,12 @@ def scale_by_group(groups: Mapping[str, ParamGroup]) -> optax.GradientTransforma
 
 
 def leave_alone() -> optax.GradientTransformation:
-    """Updates of -0.0, the only number that added to any other returns it bit for bit: 0.0 would make 0.0 of -0.0."""
+    """Updates of -0.0, the only number that leaves every other bit for bit as it is when added: 0.0 turns -0.0 to 0.0."""
     return optax.stateless(lambda updates, _: jax.tree.map(lambda update: jnp.full_like(update, -0.0), updates))
 
 
 def _check(optimizer) -> None:
-    ours = optimizer if optimizer.name in RULES else _WHATEVER_RULE  # another rule's fields may mean anything
+    ours = optimizer if optimizer.name in RULES else _WHATEVER_RULE  # the fields of any other rule may mean anything
     for key in _UNIT_INTERVAL:
         if key in ours and not 0 <= optimizer[key] < 1:
             raise ConfigError(f"config key 'optimizer.{key}' must lie in [0, 1), got {optimizer[key]}")

@@ -1,4 +1,4 @@
-"""What Orbax prints where reading or writing fails, of which nothing helps: the run itself says it in one line."""
+"""Silences what Orbax prints when reading or writing fails, none of which helps: the run itself reports it in one line."""
 
 import contextlib
 import gc
@@ -9,12 +9,12 @@ import time
 import warnings
 from collections.abc import Iterator
 
-SETTLING = 0.5  # seconds within which reads and writes that a failure cut off have ended, in threads of their own
+SETTLING = 0.5  # seconds in which reads and writes that a failure interrupted end in their own threads
 
 
 @contextlib.contextmanager
 def without_orbax_noise() -> Iterator[None]:
-    """Inside, Orbax neither logs a failure, which it does five times with tracebacks, nor what its coroutines end in."""
+    """Inside, Orbax logs neither a failure (it does so five times, with tracebacks) nor its coroutines' final errors."""
     loggers, previous = [logging.getLogger(name) for name in ("absl", "asyncio")], sys.unraisablehook
 
     def hook(unraisable) -> None:
@@ -35,7 +35,7 @@ def without_orbax_noise() -> Iterator[None]:
 
 
 def settle() -> None:
-    """Waits for what a failure of Orbax's cut off, so that it ends inside `without_orbax_noise`."""
+    """Waits for what an Orbax failure interrupted, so that it ends inside `without_orbax_noise`."""
     gc.collect()
     time.sleep(SETTLING)
     gc.collect()
@@ -44,7 +44,7 @@ def settle() -> None:
 def _not_of_orbax(record: logging.LogRecord) -> bool:
     said = (
         record.getMessage() if record.name == "asyncio" else record.pathname
-    )  # of a task asyncio tells what it awaits
+    )  # for a task, asyncio reports what it awaits
     return "orbax" not in said and "tensorstore" not in said
 
 

@@ -1,7 +1,7 @@
-"""What a config leaves to the weights that training starts from: its model or fields of it, and how pictures are prepared.
+"""What a config leaves to the weights that training starts from: its model or fields of it, and how images are prepared.
 
-With `config.init_from`, what neither the config nor the name of its model says comes from the source. The resolved config
-has it, and config.json keeps what the source said, so that the source is not needed again.
+With `config.init_from`, whatever neither the config nor the name of its model says comes from the source. The resolved
+config includes it, and config.json keeps what the source said, so that the source is not needed again.
 """
 
 import copy
@@ -30,30 +30,30 @@ from vision_jax.weights.fitting import UNSEEN
 from vision_jax.weights.sources import WeightsSource, open_weights
 from vision_jax.weights.work_folder import read_run_record
 
-# Fields that belong to a training or to a head, which another one does not take over.
+# Fields that belong to a training run or to a head, which another one does not inherit.
 _OF_TRAINING = {
     *("num_classes", "head_init", "head_bias_init", "head_batch_norm", "representation_size"),
     *("weight_init", "features_only"),
     *("dropout_rate", "attention_dropout_rate", "drop_path_rate", "scan", "remat", "attention_impl", "dtype"),
 }
-# Fields without which no parameter fits.
+# Fields that must match for any parameter to fit.
 _SHAPES = ("patch_size", "width", "depth", "depths", "mlp_dim", "mlp_ratio", "stem", "blocks", "version")
 _OF_DATA = ("mean", "std", "interpolation", "eval_resize", "eval_crop")
-_FAMILIES = (ViT, Swin, ModifiedResNet)  # whose parameters have nothing to do with each other's
+_FAMILIES = (ViT, Swin, ModifiedResNet)  # their parameters are unrelated to each other
 
 
 class Origin(NamedTuple):
-    """What a source says of itself, as config.json keeps it."""
+    """What a source says about itself, as config.json keeps it."""
 
-    name: str  # of a model, as `create_model` takes it
+    name: str  # of the model, as `create_model` takes it
     fields: dict[str, Any]
     data: dict[str, Any]  # keys of the config's `data` section
 
 
 def read_origin(config) -> Origin | None:
-    """What the source of `config.init_from` says; None where there is none.
+    """What the source of `config.init_from` says; None if there is none.
 
-    Raises ConfigError: it cannot be read, leaves open what the config does not say, or there must be one.
+    Raises ConfigError if it cannot be read, does not say what the config leaves open, or is required but missing.
     """
     spec, name = config.init_from, config.model.name
     if spec == REQUIRED or (name == OF_SOURCE and not spec):
@@ -69,7 +69,7 @@ def read_origin(config) -> Origin | None:
     except ConfigError as error:
         if not isinstance(gap := error.__cause__, LeftOpen):
             raise
-        if ":" in name:  # the module itself says it, once it is made
+        if ":" in name:  # the module itself says it, once it is created
             return None
         section = "data" if gap.field == "image_size" else "model"
         raise ConfigError(f"config.init_from={spec!r}: {gap} as --config.{section}.{gap.field}=VALUE") from error
@@ -91,7 +91,7 @@ def _open(config) -> WeightsSource:
 
 
 def recorded_origin(workdir: pathlib.Path) -> Origin | None:
-    """That of the run in a work folder; None where it began with none, or before such was kept."""
+    """The origin of the run in a work folder; None if it has none, or began before origins were recorded."""
     path = workdir / "config.json"
     origin = read_run_record(workdir)["derived"].get("origin") if path.is_file() else None
     if origin is not None and (not isinstance(origin, dict) or origin.keys() != set(Origin._fields)):
@@ -100,9 +100,9 @@ def recorded_origin(workdir: pathlib.Path) -> Origin | None:
 
 
 def complete(config, origin: Origin | None) -> tuple[Section, dict[str, Any]]:
-    """A copy of `config` with what it leaves to the source, and just that, by dotted key.
+    """A copy of `config` with everything that it leaves to the source, and just those values, by dotted key.
 
-    Raises ConfigError, of all that keeps the source's parameters from serving the config's model, with what would mend it.
+    Raises ConfigError listing all that keeps the source's parameters from fitting the config's model, with ways to fix it.
     """
     config, taken = copy.deepcopy(config), {}
     if origin is None:
@@ -142,8 +142,8 @@ def complete(config, origin: Origin | None) -> tuple[Section, dict[str, Any]]:
 
 
 def serving(origin: Origin, task: str) -> tuple[str, dict[str, Any]]:
-    """Name and fields of what serves a task of the source's model: of a CLIP the image tower, of an MAE the encoder, whose
-    fixed positions are learned on, as MAE fine-tunes."""
+    """Name and fields of the part of the source's model that serves a task: for a CLIP the image tower, for an MAE the
+    encoder, whose fixed positions are then learned, as in MAE's fine-tuning."""
     model = create_model(origin.name, **origin.fields)
     if isinstance(model, CLIP) and task != "contrastive":
         return model.image_tower, dict(model.image)
@@ -155,7 +155,7 @@ def serving(origin: Origin, task: str) -> tuple[str, dict[str, Any]]:
 
 
 def _compared(config, origin: Origin) -> Iterator[tuple[str, set[str], Any, Any]]:
-    """(key, fields that are said, the source's module, ours) of what parameters go from one to the other."""
+    """(key, fields that are given, the source's module, ours) for each module whose parameters come from the source."""
     if ":" in origin.name + config.model.name:
         return
     tower, _ = split_tower(config.init_from)
@@ -173,7 +173,7 @@ def _compared(config, origin: Origin) -> Iterator[tuple[str, set[str], Any, Any]
 
 
 def _said(model: Section) -> set[str]:
-    """The fields that the config or the name of its model says."""
+    """The fields given by the config or by the name of its model."""
     return {*named_fields(model.name), *model}
 
 
@@ -183,7 +183,7 @@ def _model_of(config):
 
 
 def _differences(theirs, ours) -> Iterator[tuple[str, Any, Any]]:
-    """(field, theirs, ours) of those that can be compared."""
+    """(field, theirs, ours) for the fields that can be compared."""
     alike = type(theirs) is type(ours) and not isinstance(ours, CLIP)
     for field in parts.fields_of(type(ours)) if alike else UNSEEN:
         have, want = (getattr(model, field, None) for model in (theirs, ours))
@@ -192,7 +192,7 @@ def _differences(theirs, ours) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """A pair for a number or a pair of pixels, so that both compare."""
+    """A pair for a number of pixels or a pair of them, so that both compare."""
     return as_pair(value) if type(value) is int else tuple(value) if isinstance(value, list) else value
 
 
@@ -205,7 +205,7 @@ def _told(spec: str, mismatches: Mapping[str, tuple[Any, Any]]) -> str:
 
 
 def _take_windows(config, origin: Origin, take) -> None:
-    """Swin V2 in other windows goes on to measure offsets by those in which it learned them."""
+    """Swin V2 with other windows still measures offsets relative to the windows it was trained with."""
     if ":" in origin.name + config.model.name or "pretrained_window" in _said(config.model):
         return
     theirs, ours = create_model(origin.name, **origin.fields), _model_of(config)

@@ -1,4 +1,4 @@
-"""Which parameter trains how: decay, learning rate scale and freezing, by parameter path."""
+"""How each parameter trains: decay, learning rate scale and freezing, by parameter path."""
 
 import math
 import re
@@ -27,23 +27,23 @@ class ParamGroup(NamedTuple):
     path: str  # '/'-joined
     size: int  # elements
     decays: bool  # weight decay, and the trust ratio of lars and lamb, apply to it
-    lr_scale: float | tuple[float, ...]  # relative to the schedule; one a layer for a scanned stack; 0 where frozen
+    lr_scale: float | tuple[float, ...]  # relative to the schedule; one per layer of a scanned stack; 0 if frozen
     frozen: bool
     stacked: bool  # the leading axis counts the layers of a scanned stack
 
 
 def param_groups(config, params) -> list[ParamGroup]:
-    """One row a parameter, in the order of `jax.tree.leaves(params)`.
+    """One row per parameter, in the order of `jax.tree.leaves(params)`.
 
     Patterns are regular expressions that must match a whole path (see `patterns.path_pattern`). A stack of scanned
-    layers (`blocks/attn/out/kernel`) is one parameter and can only freeze as a whole.
+    layers (`blocks/attn/out/kernel`) is one parameter and can only be frozen as a whole.
 
     Args:
       config: the whole config; reads `optimizer.decay`, `.freeze`, `.lr_scale` and `.layer_decay`.
       params: nested dictionary of arrays or `jax.ShapeDtypeStruct`s; only paths and shapes are read.
     Raises:
-      ConfigError for a pattern that matches no parameter, for a factor that is not positive, where nothing is left to
-        train, and where there are no blocks for `layer_decay` to count.
+      ConfigError for a pattern that matches no parameter, for a factor that is not positive, if nothing is left to
+        train, and if there are no blocks for `layer_decay` to count.
     """
     optimizer = config.optimizer
     shapes = {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
@@ -69,23 +69,23 @@ def param_groups(config, params) -> list[ParamGroup]:
 
 
 def is_stacked(path: str) -> bool:
-    """Whether the parameter belongs to a stack of scanned layers, which its leading axis counts."""
+    """Whether the parameter belongs to a stack of scanned layers, with layers along its leading axis."""
     match = _BLOCK.fullmatch(path)
     return match is not None and match["block"] is None
 
 
 def layers_above(shapes: Mapping[str, tuple]) -> dict[str, int | tuple[int, ...]]:
-    """L + 1 - id of every parameter: how many layers stand above its own in a model of L blocks.
+    """L + 1 - id for every parameter: how many layers are above its own in a model of L blocks.
 
-    Ids are BEiT's and MAE's (MAE's util/lr_decay.py): embeddings and whatever else stands before the blocks, a hybrid's
-    `backbone` included, have id 0, block i has i + 1 and the rest (final norm, head) L + 1. Blocks are numbered through
+    Ids are BEiT's and MAE's (MAE's util/lr_decay.py): embeddings and everything else before the blocks, including a
+    hybrid's `backbone`, have id 0, block i has i + 1 and the rest (final norm, head) L + 1. Blocks are numbered through
     all stages in order, and the rest of a stage (Swin's downsampling) belongs to its last block, as in SimMIM's
-    optimizer.py. Each tower of a model with several counts for itself; what belongs to no tower is "the rest".
+    optimizer.py. Each tower of a model with several counts separately; what belongs to no tower is "the rest".
 
     Args:
-      shapes: path -> shape, of which only the leading axis of scanned stacks is read.
+      shapes: path -> shape; only the leading axis of scanned stacks is read.
     Returns:
-      path -> number, or a number for each layer of a scanned stack.
+      path -> number, or one number per layer of a scanned stack.
     """
     blocks, depths = {}, defaultdict(lambda: defaultdict(int))  # depths: tower -> stage -> number of blocks
     for path, shape in shapes.items():
@@ -103,7 +103,7 @@ def layers_above(shapes: Mapping[str, tuple]) -> dict[str, int | tuple[int, ...]
         inside = path.removeprefix(tower)
         in_stage = _STAGE.match(inside)
         stage = int(in_stage[1]) if in_stage else 0
-        from_here = sum(depth for other, depth in depths[tower].items() if other >= stage)  # blocks, this stage's too
+        from_here = sum(depth for other, depth in depths[tower].items() if other >= stage)  # blocks, with this stage's
         if path in blocks:
             block = blocks[path]["block"]
             return from_here - int(block) if block else tuple(range(from_here, from_here - shapes[path][0], -1))
@@ -115,7 +115,7 @@ def layers_above(shapes: Mapping[str, tuple]) -> dict[str, int | tuple[int, ...]
 
 
 def _layer_scales(layer_decay: float, shapes: Mapping[str, tuple]) -> dict[str, float | tuple[float, ...]]:
-    """layer_decay ** (L + 1 - id) of every parameter."""
+    """layer_decay ** (L + 1 - id) for every parameter."""
     if not 0 < layer_decay <= 1:
         raise ConfigError(f"config key 'optimizer.layer_decay' must lie in (0, 1], got {layer_decay}")
     if layer_decay == 1:

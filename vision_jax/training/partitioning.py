@@ -1,8 +1,8 @@
 """Where every array lives: the mesh, and the rules from parameter paths to PartitionSpecs.
 
 The mesh always has the axes ("data", "fsdp", "tensor"), any of which may be 1. The batch is split over data and fsdp.
-A rule places the tensor axis; fsdp then takes the largest axis that is left and that it divides (ZeRO-3, Rajbhandari et
-al., 2020). Optimizer moments and the average carry the paths of their parameters, so that the same rules place them.
+A rule places the tensor axis; fsdp then takes the largest remaining axis that it divides (ZeRO-3, Rajbhandari et al.,
+2020). Optimizer moments and the average carry the paths of their parameters, so that the same rules place them.
 """
 
 import math
@@ -34,7 +34,7 @@ TENSOR_RULES = (
 
 
 def make_mesh(config, devices=None) -> Mesh:
-    """The mesh that `config.mesh` describes over `devices` (default: all). Raises ConfigError where they do not fit."""
+    """The mesh that `config.mesh` describes over `devices` (default: all). Raises ConfigError if they do not fit."""
     devices = jax.devices() if devices is None else devices
     sizes = [config.mesh[axis] for axis in AXES]
     across = [config.mesh.across[axis] for axis in AXES]
@@ -52,7 +52,7 @@ def make_mesh(config, devices=None) -> Mesh:
     if math.prod(across) > 1:
         within = [size // factor for size, factor in zip(sizes, across, strict=True)]
         grid = mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=True)
-    elif devices[0].platform == "cpu":  # create_device_mesh would warn that it knows no topology
+    elif devices[0].platform == "cpu":  # create_device_mesh would warn about an unknown topology
         grid = np.array(devices).reshape(sizes)
     else:
         grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
@@ -60,7 +60,7 @@ def make_mesh(config, devices=None) -> Mesh:
 
 
 def slice_of(device) -> int:
-    """The group of devices with fast links among each other that a device is in; 0 where there is but one."""
+    """The slice of a device: its group of devices with fast links between them; 0 if there is only one."""
     return getattr(device, "slice_index", 0) or 0
 
 
@@ -69,9 +69,9 @@ def count_slices(devices) -> int:
 
 
 def share_slices(sizes: list[int], across: list[int], slices: int) -> list[int]:
-    """The factor of each axis that lies across `slices`: `across`, or where that says nothing the first axis that can.
+    """The factor of each axis that lies across `slices`: `across`, or if that says nothing, the first axis that can.
 
-    Raises ConfigError where the axes cannot be divided so.
+    Raises ConfigError if the axes cannot be divided like that.
     """
     if math.prod(across) == 1 and slices > 1:
         able = [axis for axis, size in enumerate(sizes) if size % slices == 0]
@@ -106,7 +106,7 @@ def check_heads(model, mesh: Mesh) -> None:
 
 
 def attention_heads(model) -> dict[str, int | tuple[int, ...]]:
-    """The fields of a model that say how many heads its blocks have; those of CLIP's image tower are called image.FIELD."""
+    """The fields of a model that hold the number of heads of its blocks; for CLIP's image tower, called image.FIELD."""
     found = {name: getattr(model, name) for name in model.__dataclass_fields__ if name.endswith("num_heads")}
     if hasattr(model, "image_module"):
         tower = attention_heads(model.image_module(parent=None))
@@ -148,7 +148,7 @@ def param_spec(name: str, shape: tuple, mesh_shape: dict, rules=(), fsdp_min_siz
 
 
 def state_shardings(config, mesh: Mesh, abstract_state):
-    """A NamedSharding for every array of the state, by its path. Raises ConfigError where a user's rule is wrong."""
+    """A NamedSharding for every array of the state, by its path. Raises ConfigError if a user's rule is wrong."""
     rules, sizes, least = config.mesh.rules, dict(mesh.shape), config.mesh.fsdp_min_size
     names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(abstract_state)]
     parameters = {name.removeprefix("params/") for name in names if name.startswith("params/")}
@@ -166,7 +166,7 @@ def state_shardings(config, mesh: Mesh, abstract_state):
 
 
 def _check_rule(rule, parameters: list[str]) -> None:
-    """Raises ConfigError unless it is a pair of a regular expression, which fits parameters, and mesh axes for each axis."""
+    """Raises ConfigError unless it is a pair of a regular expression that matches parameters, and a mesh axis per axis."""
     if type(rule) is not tuple or len(rule) != 2 or not isinstance(rule[0], str) or not isinstance(rule[1], tuple):
         raise ConfigError(f"config.mesh.rules: expected (regular expression, (axis, ...)) pairs, got {shown(rule)}")
     path_pattern("config.mesh.rules", rule[0], parameters)

@@ -10,7 +10,7 @@ from vision_jax.errors import ConfigError
 
 
 class Profiler:
-    """Traces `count` steps from step `first` on into `folder`; a run that resumes among them traces those that are left.
+    """Traces `count` steps from step `first` on into `folder`; a run that resumes among them traces the remaining ones.
 
         with profiler.step(step):
             state, metrics = train_step(state, batch)
@@ -20,7 +20,7 @@ class Profiler:
     """
 
     def __init__(self, folder: pathlib.Path, *window: int):
-        window = window or (0, 1)  # step 0 is never run
+        window = window or (0, 1)  # step 0 never runs
         if len(window) != 2 or not all(isinstance(n, int) for n in window) or window[0] < 0 or window[1] < 1:
             raise ConfigError(f"config key 'log.profile' must be (first step, number of steps), got {window!r}")
         first, count = window
@@ -28,8 +28,8 @@ class Profiler:
 
     @contextlib.contextmanager
     def step(self, step: int) -> Iterator[None]:
-        """The context in which to dispatch a step. The last one of the window waits until the devices are done with all
-        that was dispatched, since the trace would end before they began."""
+        """The context in which to dispatch a step. The window's last step waits until the devices are done with all
+        dispatched work, since the trace would otherwise end before they began."""
         if step not in self._steps:
             yield
             return
@@ -42,7 +42,7 @@ class Profiler:
             self.close()
 
     def close(self) -> None:
-        """Ends a trace, also one that the end of the run cuts short."""
+        """Ends the trace, also if the end of the run cuts it short."""
         if self._tracing:
             self._tracing = False
             jax.block_until_ready(jax.live_arrays())

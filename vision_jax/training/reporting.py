@@ -15,25 +15,25 @@ from vision_jax.training.terminal import Terminal, duration, number
 from vision_jax.training.throughput import Spans
 from vision_jax.weights.work_folder import first_line
 
-RECENT = 100  # steps over which what is shown is averaged
-WARM_UP = 5  # steps that say nothing of the time left
-WAITING = 0.2  # share of the time spent waiting for data from which it is told
+RECENT = 100  # steps over which displayed values are averaged
+WARM_UP = 5  # steps not used to estimate the time left
+WAITING = 0.2  # share of the time spent waiting for data from which it is displayed
 
 
 class Reporter:
-    """Tells what a run has measured, on the terminal and to its targets; only where `is_writer` (process 0).
+    """Reports what a run has measured, on the terminal and to its targets; only if `is_writer` (process 0).
 
     Args:
         workdir: the run's folder, which must exist; None: write no files.
-        targets: what gets numbers and pictures besides it, by the key of the config. One that raises is told once and
-            left out; the run goes on.
+        targets: what else gets numbers and pictures, by the key of the config. One that raises is reported once and
+            dropped; the run goes on.
         callbacks: each is called with the step and its numbers once they are written.
-        terminal: where people read of it.
-        total_steps, start_step: steps of the whole run, and those that a resumed run has behind it.
+        terminal: where people see the reports.
+        total_steps, start_step: steps of the whole run, and those already done when a resumed run starts.
         batch_size, epoch_size: examples per step, over all processes, and per epoch.
         best: the metric that decides which checkpoint is best; the progress shows its last value.
-        flops_per_step, peak_flops: of one step, and FLOP/s of all devices together; MFU is given where both are known.
-        spans: accounts the run's wall time; throughput is over "data" and "step".
+        flops_per_step, peak_flops: of one step, and FLOP/s of all devices together; MFU is given if both are known.
+        spans: accounts for the run's wall time; throughput is over "data" and "step".
         clock: seconds, monotonic.
     """
 
@@ -59,25 +59,25 @@ class Reporter:
         self._total, self._start, self._step, self._batch = total_steps, start_step, start_step, batch_size
         self._flops, self._peak = flops_per_step, peak_flops
         self._first = self._timed = (start_step, self.spans.seconds())
-        self._readings: deque = deque(maxlen=20)  # of the clock, from the first step of this process on
-        self._begun = self._first  # where the time left is counted from
-        self._recent: deque = deque(maxlen=RECENT)  # what the last steps measured
+        self._readings: deque = deque(maxlen=20)  # of the clock, since the first step of this process
+        self._begun = self._first  # the reading from which the time left is estimated
+        self._recent: deque = deque(maxlen=RECENT)  # measurements of the last steps
         self._folder = WorkFolder(workdir, start_step) if is_writer and workdir else None
         self._targets, self._callbacks = dict(targets or {}), callbacks if is_writer else ()
-        self._rows = self._folder.rows if self._folder else []  # what an earlier process of the run has written
+        self._rows = self._folder.rows if self._folder else []  # written by an earlier process of the run
         self._latest: dict[str, float | None] = {}
         for row in self._rows:
             self._latest |= row
         self._before = self._latest.get("train/seconds") or 0.0
 
     def names_at(self, step: int) -> set[str]:
-        """Names of the metrics that an earlier process of the run has written at a step."""
+        """Names of the metrics that an earlier process of the run wrote at a step."""
         return {name for row in self._rows if row["step"] == step for name in row}
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Values are pictures uint8[H, W, 3], numbers, or arrays of one number, which are then waited for.
+        """Values are pictures uint8[H, W, 3], numbers, or arrays of one number, which this waits for.
 
-        Raises OSError where the work folder cannot be written.
+        Raises OSError if the work folder cannot be written.
         """
         pictures = {name: value for name, value in metrics.items() if is_picture(value)}
         numbers = {name: _python_number(value) for name, value in metrics.items() if name not in pictures}
@@ -101,24 +101,24 @@ class Reporter:
                 self.terminal.say(f"{key}: {first_line(error)}; the run goes on without it")
 
     def timing(self, step: int) -> dict[str, float]:
-        """What a clock says (`CLOCKED`) of the steps since it was last asked, and the seconds that the run has taken.
+        """The clock's metrics (`CLOCKED`) for the steps since the last call, and the seconds that the run has taken.
 
-        Of a run that goes on, these count from its last line on.
+        In a resumed run, the seconds include those on the last line written before.
         """
         now = (step, self.spans.seconds())
         rates, self._timed = self._rates(self._timed, now), now
         return rates | {"seconds": self._before + sum(now[1].values())}
 
     def progress(self, step: int, values: Mapping[str, float], learning_rate: Callable[[], float]) -> None:
-        """Takes what a step has measured, and shows how far the run is where a line is due.
+        """Takes what a step has measured, and shows how far the run is if a line is due.
 
-        Loss and metrics are means of the last `RECENT` steps. The time left counts on from the first step of this process,
-        so that neither compiling nor the start of data workers is in it. Devices may be busy with the step before while the
-        loop waits for data: that share bounds what faster input would win.
+        Loss and metrics are means of the last `RECENT` steps. The time left is estimated from the first steps of this
+        process on, without compilation and the start of data workers. Devices may be busy with the previous step while
+        the loop waits for data: that share is an upper bound on the gain from faster input.
         """
         self._step = max(self._step, step)
         self._recent.append(values)
-        if step - self._start in (1, WARM_UP):  # the first steps wait for data workers and for what compiles at last
+        if step - self._start in (1, WARM_UP):  # the first steps wait for data workers and late compilations
             self._begun = step, self.spans.seconds()
             self._readings.append(self._begun)
         stays = step in (self._start + 1, self._total) or str(step).rstrip("0") in ("1", "2", "5")
@@ -142,13 +142,13 @@ class Reporter:
         self.terminal.progress(parts, stays)
 
     def _means(self) -> dict[str, float]:
-        """Of the loss, and what else is measured in training, over the last steps whose update counted."""
+        """Means of the loss and the other training metrics over the last steps whose update counted."""
         usable = [values for values in self._recent if not values["skipped_in_row"]]
         names = [name for name in self._recent[-1] if name not in (*COUNTERS, "grad_norm")]
         return {name: sum(values[name] for values in usable) / len(usable) if usable else math.nan for name in names}
 
     def evaluated(self, step: int, measured: Mapping[str, Any], is_best: bool) -> None:
-        """Prints what evaluations have measured."""
+        """Prints the results of evaluations."""
         shown = [f"{name} {number(_python_number(value))}" for name, value in measured.items() if is_told(name, value)]
         what = f"evaluation at step {step:,}: {', '.join(shown) or 'done'}"
         self.terminal.say(f"{what}  (best so far, saved)" if is_best else what, "good" if is_best else "strong")
@@ -156,9 +156,9 @@ class Reporter:
     def summary(self, about: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Writes summary.json and returns it.
 
-        It holds the last value of every metric ever written; "step"; what it is told `about` the run, as its best value and
-        who started it; "examples_skipped" (the metric "train/broken") and "examples_seen" (all others of the whole run);
-        and of this process, which may be a resumed one, "images_per_second", "data_share" and "mfu" while training,
+        It holds the last value of every metric ever written; "step"; whatever is passed as `about`, such as the best value
+        and who started the run; "examples_skipped" (the metric "train/broken") and "examples_seen" (all others of the whole
+        run); and for this process, which may be a resumed one, "images_per_second", "data_share" and "mfu" while training,
         "wall_seconds" and "seconds" by span.
         """
         now = (self._step, self.spans.seconds())
@@ -183,7 +183,7 @@ class Reporter:
         self.terminal.close()
 
     def _rates(self, before: tuple[int, dict], after: tuple[int, dict]) -> dict[str, float]:
-        """Rates between two readings of (step, seconds by span); {} if nothing ran."""
+        """Rates between two readings of (step, seconds by span); {} if no step ran."""
         steps = after[0] - before[0]
         data, step = (after[1][name] - before[1][name] for name in ("data", "step"))
         if steps <= 0 or data + step <= 0:
@@ -195,10 +195,10 @@ class Reporter:
 
 
 class Means:
-    """Means of what steps measure, over those since they were last taken; `COUNTERS` are not among it.
+    """Means of what steps measure, over the steps since the last `take`; `COUNTERS` are not included.
 
-    A step whose update was skipped counts for nothing; where no step is left, the means are nan. `kept` is all that is
-    summed, as JSON holds it, so that a run that goes on from a checkpoint takes the same means.
+    A step whose update was skipped does not count; if no step is left, the means are nan. `kept` holds the sums as JSON,
+    so that a run that resumes from a checkpoint gives the same means.
     """
 
     def __init__(self, steps: int = 0, sums: Mapping[str, float] | None = None):
@@ -226,7 +226,7 @@ def is_picture(value: Any) -> bool:
 
 
 def is_told(name: str, value: Any) -> bool:
-    """Whether a metric is among those that people are told of."""
+    """Whether a metric is shown to people."""
     return not is_picture(value) and not name.startswith("train/") and not name.endswith("/examples")
 
 

@@ -1,11 +1,11 @@
-"""Update rules: functions of their section's fields that return how a gradient becomes a direction.
+"""Update rules: functions of the fields of their section that return how a gradient becomes a direction.
 
 In the formulas g is the gradient, p the parameter, λ the weight decay, s the parameter's learning rate scale and η the
 schedule at the number of updates done. λ p and q belong to what the `decay` patterns name, whatever λ is; the others have
-λ = 0 and q = 1. (MAE's LARS goes by a tensor having more than one dimension, which for kernels, biases and norms is the
-same.) Where |p| or the other norm is 0, q = 1. A stack of scanned layers has a q and an s for each layer.
+λ = 0 and q = 1. (MAE's LARS decides by whether a tensor has more than one dimension, which for kernels, biases and norms
+is the same.) If |p| or the other norm is 0, q = 1. A stack of scanned layers has a q and an s per layer.
 
-One of your own may return a `Rule`, or an `optax.GradientTransformation` from gradients to directions as
+A rule of your own may return a `Rule`, or an `optax.GradientTransformation` from gradients to directions as
 `optax.scale_by_radam` does, after which λ p is added: p -= η s (direction(g) + λ p).
 """
 
@@ -18,7 +18,7 @@ RULES = {name: f"vision_jax.training.rules:{name}" for name in ("adamw", "sgd", 
 
 
 class Rule(NamedTuple):
-    """What happens before weight decay is added, then the coefficient of the trust ratio (0: none), and what comes last."""
+    """What happens before weight decay is added, the coefficient of the trust ratio (0: none), and what comes last."""
 
     before: optax.GradientTransformation | None = None
     trust: float = 0.0
@@ -26,12 +26,12 @@ class Rule(NamedTuple):
 
 
 def adamw(*, b1: float, b2: float, eps: float, moment_dtype: str) -> Rule:
-    """p -= η s (Adam(g) + λ p), torch's AdamW and optax's."""
+    """p -= η s (Adam(g) + λ p), as in torch's AdamW and optax."""
     return Rule(optax.scale_by_adam(b1, b2, eps, mu_dtype=jnp.dtype(moment_dtype)))
 
 
 def sgd(*, momentum: float, nesterov: bool, moment_dtype: str) -> Rule:
-    """m = momentum m + g + λ p; p -= η s m (with nesterov, momentum m + g + λ p in place of m), torch's SGD."""
+    """m = momentum m + g + λ p; p -= η s m (with nesterov, momentum m + g + λ p in place of m), as in torch's SGD."""
     return Rule(after=optax.trace(momentum, nesterov, jnp.dtype(moment_dtype)))
 
 

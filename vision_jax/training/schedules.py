@@ -28,24 +28,24 @@ def peak_lr(config) -> float:
 
 
 def make_schedule(config, *, total_steps: int, num_examples: int) -> Callable[[jax.Array], jax.Array]:
-    """The learning rate of every update as a function of its number, counted from 0, that can be jitted.
+    """The learning rate of every update as a jit-compatible function of its number, counted from 0.
 
     The function takes an integer or int array and returns float32 of its shape. With w the warm-up, T `total_steps`:
 
-    - t < w: from `warmup_lr` at t = 0 in a straight line to the peak at t = w, as in MAE's util/lr_sched.py and timm's
+    - t < w: a straight line from `warmup_lr` at t = 0 to the peak at t = w, as in MAE's util/lr_sched.py and timm's
       schedulers. So the first update of a recipe with warmup_lr = 0 changes nothing.
     - from w on: `min_lr` + (peak - `min_lr`) times the decay's factor at (t - w) / (T - w); see `decays`.
     - the last `cooldown` steps are multiplied by (T - t) / cooldown.
 
-    `update_every` holds each value for so many steps: the rate of step t is that of the last multiple of it. What is longer
-    than the training is shortened first, see `stretches`.
+    `update_every` holds each value for that many steps: step t gets the rate of the last multiple of it. Whatever is
+    longer than the training is shortened first, see `stretches`.
 
     Args:
       config: the whole config; reads `schedule` and `batch_size`.
       total_steps: length of the training in updates.
-      num_examples: examples in an epoch, by which durations in epochs become steps.
+      num_examples: examples per epoch, used to convert durations in epochs to steps.
     Raises:
-      ConfigError where a value makes no sense, or a key is set that the decay ignores.
+      ConfigError if a value makes no sense, or a key is set that the decay ignores.
     """
     schedule, peak = config.schedule, peak_lr(config)
     warmup, cooldown, hold = stretches(config, total_steps, num_examples).values()
@@ -71,7 +71,7 @@ def stretches(config, total_steps: int, num_examples: int) -> dict[str, int]:
     """The schedule's warmup, cooldown and update_every in steps.
 
     A warm-up and a cool-down that together are longer than the training, as in a trial of a few steps, take half of it, in
-    their proportion; a rate that would be held for all of it is held for a step.
+    their proportion; a rate that would be held throughout is held for one step.
     """
     built_in = config.schedule.decay in DECAYS
     warmup, hold = (_steps(config, num_examples, key) for key in ("warmup", "update_every"))
@@ -82,23 +82,23 @@ def stretches(config, total_steps: int, num_examples: int) -> dict[str, int]:
 
 
 def _steps(config, num_examples: int, key: str, duration: str | None = None) -> int:
-    """The duration that stands at a key of the schedule, or among others there, in steps."""
+    """The duration at a key of the schedule, or the given one from a list there, in steps."""
     duration = config.schedule[key] if duration is None else duration
     return steps_of(duration, config.batch_size, num_examples, f"schedule.{key}")
 
 
 def _shares(config, num_examples: int, warmup: int, span: int) -> dict[str, Any]:
-    """The fields of the built-in decays, durations as shares of the `span` steps that follow the warm-up."""
+    """The fields of the built-in decays, with durations as shares of the `span` steps after the warm-up."""
     schedule, steps = config.schedule, functools.partial(_steps, config, num_examples)
     if (timescale := steps("timescale")) < 1:
         raise ConfigError(f"config key 'schedule.timescale' must be at least one step, got {schedule.timescale!r}")
-    # Half a step before, where no rounding of the progress decides.
+    # Half a step earlier, so that no rounding of the progress decides.
     boundaries = [(steps("boundaries", each) - 0.5 - warmup) / span for each in schedule.boundaries]
     return {"timescale": timescale / span, "boundaries": tuple(boundaries), "factor": schedule.factor}
 
 
 def _decay(schedule, fields: Mapping[str, Any]) -> Decay:
-    """The decay that the schedule names; raises ConfigError unless it gives a factor for every progress."""
+    """The decay that the schedule names; raises ConfigError unless it returns a factor for every progress."""
     decay = parts.build("config.schedule.decay", schedule.decay, DECAYS, fields)
     try:
         with jax.ensure_compile_time_eval():

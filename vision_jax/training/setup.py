@@ -1,4 +1,4 @@
-"""What a run is made of before its first step: task, mesh, optimizer, the shapes and places of its state."""
+"""What a run consists of before its first step: task, mesh, optimizer, and the shapes and shardings of its state."""
 
 import contextlib
 import functools
@@ -36,10 +36,10 @@ from vision_jax.training.step import accumulated_gradients, train_step
 class Setup(NamedTuple):
     """Everything that follows from a config and the devices; nothing is computed on them yet."""
 
-    config: Any  # the run's own, with what the data add to it
+    config: Any  # the run's own, completed from the data
     derived: dict  # durations in steps and the scaled learning rate
     source: Any  # of the training data
-    reader: Callable  # of its examples
+    reader: Callable  # of the training data's examples
     task: Any
     mesh: Mesh
     optimizer: Any
@@ -47,8 +47,8 @@ class Setup(NamedTuple):
     create: Callable[[], TrainState]
     abstract_state: TrainState  # ShapeDtypeStructs with shardings
     abstract_batch: dict
-    trains: Any  # a bool for every parameter: False where it is frozen
-    flops: int  # of the model in a step, see `model_flops`
+    trains: Any  # a bool for every parameter: False if it is frozen
+    flops: int  # model FLOPs per step, see `model_flops`
 
     @property
     def shardings(self) -> TrainState:
@@ -56,14 +56,14 @@ class Setup(NamedTuple):
 
 
 def prepare(config, devices=None, task=None, source=None) -> Setup:
-    """Checks and builds what a config describes. Raises ConfigError, in seconds, for what cannot run.
+    """Checks and builds what a config describes. Raises ConfigError within seconds for a run that cannot work.
 
-    `devices` default to all, `task` to the one that `config.task` names, `source` to `config.data.train`. `config` stays
-    as it is; what the data add to it, such as the number of classes, is in the setup's.
+    `devices` default to all, `task` to the one that `config.task` names, `source` to `config.data.train`. `config` is not
+    changed; what the data add to it, such as the number of classes, is in the setup's config.
     """
     if source is None:
         source = open_source(config.data.train, tfds_dir=config.data.tfds_dir)
-    transform_of(config.data, train=False)  # which checks what evaluation reads
+    transform_of(config.data, train=False)  # checks the settings that evaluation reads
     derived = derive(config, len(source)) | {"peak_lr": peak_lr(config)}
     mesh = make_mesh(config, devices)
     check_batch(config, mesh)
@@ -94,10 +94,10 @@ def prepare(config, devices=None, task=None, source=None) -> Setup:
 
 
 def model_flops(task, variables: dict, batch: dict, trains) -> int:
-    """FLOPs of matrix products that a step's loss and gradients ask for.
+    """FLOPs of the matrix products in a step's loss and gradients.
 
-    Three times the forward pass's, one forward and two backward; where parameters are frozen, what is left of these, with
-    what `remat` computes again.
+    Three times the forward pass's, one forward and two backward; with frozen parameters, what remains of these, plus
+    what `remat` recomputes.
     """
     args = variables, batch, jax.eval_shape(lambda: jax.random.key(0))
     if all(jax.tree.leaves(trains)):
@@ -126,7 +126,7 @@ def compile_step(setup: Setup):
 
 
 def trace_step(setup: Setup) -> jax.stages.Traced:
-    """The train step before it is lowered and compiled, for the mesh that has to be set (`jax.set_mesh`)."""
+    """The train step before lowering and compilation, for the mesh that must be set (`jax.set_mesh`)."""
     config = setup.config
     step = functools.partial(
         train_step,
@@ -148,11 +148,11 @@ def trace_step(setup: Setup) -> jax.stages.Traced:
 
 @contextlib.contextmanager
 def process_settings(config) -> Iterator[None]:
-    """Inside, what the config sets for the whole process; afterwards it is as before.
+    """Inside, the settings that the config makes for the whole process; afterwards they are as before.
 
-    That is the precision of matrix products, the folder of compiled programs, where the user's own JAX settings
-    (JAX_COMPILATION_CACHE_DIR) do not name one or the config names another than its default, and absl's flags, which
-    reading data counts as parsed. Raises ConfigError where the folder cannot be written.
+    These are the precision of matrix products, the folder of compiled programs, unless the user's own JAX settings
+    (JAX_COMPILATION_CACHE_DIR) name one and the config keeps its default, and absl's flags, which count as parsed so
+    that data can be read. Raises ConfigError if the folder cannot be written.
     """
     settings, folder = {}, config.log.compile_cache
     if config.precision.matmul != "default":
@@ -176,7 +176,7 @@ def _set(name: str, value) -> None:
     if getattr(jax.config, name) != value:
         jax.config.update(name, value)
         if name == "jax_compilation_cache_dir":
-            reset_cache()  # which is opened once, at the first compilation
+            reset_cache()  # the cache is opened only once, at the first compilation
 
 
 def with_process_settings(function: Callable) -> Callable:

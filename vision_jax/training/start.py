@@ -1,4 +1,4 @@
-"""What happens between a config and the first step: is this run a new one or does it go on, and with what state?"""
+"""What happens between a config and the first step: is this a new run or a resumed one, and with what state?"""
 
 import contextlib
 import json
@@ -33,25 +33,25 @@ from vision_jax.weights.work_folder import metric_values
 
 
 class Start(NamedTuple):
-    """A run that has been checked, before its state is made or read."""
+    """A run that has been checked, before its state is created or read."""
 
     setup: Setup
     evaluators: dict
     data: dict[str, Any]  # the fingerprint of the training data, in process 0
-    earlier: Earlier | None  # the run that the work folder holds already
+    earlier: Earlier | None  # the run that the work folder already holds
     accepted: list[Accepted]
-    origin: Origin | None  # what the source of config.init_from said of itself
-    taken: dict[str, Any]  # by dotted key, what the config has from it
+    origin: Origin | None  # what the source of config.init_from says about itself
+    taken: dict[str, Any]  # the values that the config takes from it, by dotted key
     provenance: dict[str, Any]  # of this process, in process 0
 
 
 def locked(workdir: pathlib.Path) -> contextlib.AbstractContextManager:
-    """The work folder, made where need be, with this run as its only writer. Raises ConfigError where that cannot be."""
+    """The work folder, created if needed, with this run as its only writer. Raises ConfigError if that is not possible."""
     return WriterLock(workdir) if is_writer() else contextlib.nullcontext()
 
 
 def check(config, workdir: pathlib.Path, accept: Sequence[str], name: str = "") -> Start:
-    """Everything that can be known to be wrong before a step is compiled raises ConfigError here; nothing is written."""
+    """Raises ConfigError for everything that can be found wrong before a step is compiled; nothing is written."""
     check_accept(accept, config)
     earlier, accepted, task = continuing.read_earlier(workdir), [], None
     origin = earlier.origin if earlier else read_origin(config)
@@ -61,7 +61,7 @@ def check(config, workdir: pathlib.Path, accept: Sequence[str], name: str = "") 
     if earlier:
         if is_writer():
             accepted += continuing.check_data(workdir, earlier, config, data, accept)
-        known = renumbered if earlier.data else continued  # a fingerprint tells of a class that is gone
+        known = renumbered if earlier.data else continued  # a fingerprint shows when a class is gone
         of_data, of_run = f"config.data.train={config.data.train!r}", f"the run in {workdir}"
         source = known(source, earlier.class_names, of_data, of_run)
         task = make_task(config, labels_of(source)._replace(target_names=earlier.target_names))
@@ -77,7 +77,7 @@ def check(config, workdir: pathlib.Path, accept: Sequence[str], name: str = "") 
 
 def check_best(config, evaluators: dict) -> None:
     known = [f"{name}/{metric}" for name, evaluator in evaluators.items() for metric in evaluator.metrics]
-    default = config.checkpoint.best == base_config().checkpoint.best  # which asks for nothing where it is not measured
+    default = config.checkpoint.best == base_config().checkpoint.best  # no error if the default is not measured
     if config.checkpoint.best and config.checkpoint.best not in known and not default:
         raise ConfigError(
             f"config.checkpoint.best={config.checkpoint.best!r} is not measured{did_you_mean(config.checkpoint.best, known)}"
@@ -95,9 +95,9 @@ def make_checkpoints(config, workdir: pathlib.Path) -> Checkpoints:
 def first_state(
     start: Start, workdir: pathlib.Path, checkpoints: Checkpoints, accept: Sequence[str], terminal: Terminal
 ) -> TrainState:
-    """The state of the newest whole checkpoint, or a new one; config.json is written once there is one.
+    """The newest intact checkpoint's state, or a new one; config.json is written once there is one.
 
-    What failed before leaves the work folder free for another try.
+    If this fails, the work folder stays free for another try.
     """
     setup = start.setup
     if setup.config.init_from and not checkpoints.steps():
@@ -137,7 +137,7 @@ def initial_state(setup: Setup, terminal: Terminal) -> TrainState:
 
 
 def save_record(start: Start, workdir: pathlib.Path, step: int) -> None:
-    """Writes config.json: the config, what follows from it and the data, every change that was accepted so far, who trained."""
+    """Writes config.json: the config, what follows from it and the data, all changes accepted so far, and who trained."""
     setup = start.setup
     derived = setup.derived | {
         "class_names": setup.task.labels.class_names,
@@ -157,7 +157,7 @@ def save_record(start: Start, workdir: pathlib.Path, step: int) -> None:
 
 
 def told(start: Start, step: int) -> list[str]:
-    """Lines on a run that goes on: what is otherwise than before, and what follows from it."""
+    """Lines about a resumed run: what has changed since before, and what follows from it."""
     if start.earlier is None:
         return []
     setup, lines = start.setup, continuing.said(start.earlier, start.setup.config)
@@ -173,7 +173,7 @@ def told(start: Start, step: int) -> list[str]:
 
 
 def finished(workdir: pathlib.Path, step: int, total: int) -> dict[str, Any] | None:
-    """summary.json of a run that has done all its steps, None of any other."""
+    """summary.json of a run that has done all its steps, None for any other."""
     summary = workdir / "summary.json"
     if step < total or not summary.exists():
         return None

@@ -1,4 +1,4 @@
-"""What a run is, at a step: everything that a checkpoint holds and nothing else."""
+"""The state of a run at a step: everything that a checkpoint holds and nothing else."""
 
 import zlib
 from typing import Any
@@ -17,7 +17,7 @@ class TrainState:
     collections: Any  # the variables' other collections, e.g. batch statistics
     opt_state: Any
     ema: Any  # the average of `variables`, or None
-    skipped: jax.Array  # int32[]: updates skipped: loss or gradient not finite, or no example valid
+    skipped: jax.Array  # int32[]: updates skipped since loss or gradient was not finite, or no example was valid
     skipped_in_row: jax.Array  # int32[]
     broken: jax.Array  # int32[]: training examples that were masked
 
@@ -27,7 +27,7 @@ class TrainState:
 
     @property
     def eval_variables(self) -> dict:
-        """The variables that evaluation uses: the average where one is kept."""
+        """The variables that evaluation uses: the average if there is one."""
         return self.variables if self.ema is None else self.ema
 
 
@@ -40,6 +40,6 @@ def create_state(variables, optimizer, with_ema: bool) -> TrainState:
 
 
 def rng_stream(seed: int, name: str, step=0) -> jax.Array:
-    """The key of a named stream at a step, so that any step can be replayed alone."""
+    """The key of a named random stream at a step, so that any step can be replayed alone."""
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
     return jax.random.fold_in(key, step)

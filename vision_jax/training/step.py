@@ -1,4 +1,4 @@
-"""The one train step of all tasks: gradients, accumulation, the update and its guard."""
+"""The one train step of all tasks: gradients, accumulation, and the guarded update."""
 
 import functools
 from typing import Any
@@ -12,7 +12,7 @@ from vision_jax.training.freezing import frozen_as_evaluated
 from vision_jax.training.optimizer import ema_update
 from vision_jax.training.state import TrainState, rng_stream
 
-COUNTERS = ("skipped", "skipped_in_row", "broken")  # of what a step measures; all else is a mean over its examples
+COUNTERS = ("skipped", "skipped_in_row", "broken")  # among a step's metrics; all others are means over examples
 
 
 def train_step(
@@ -28,10 +28,10 @@ def train_step(
 ):
     """One update. Returns the next state and the metrics: means, float32[] each, and `COUNTERS`, int32[].
 
-    An update whose loss or gradient norm is not finite, or whose batch has no valid example, is skipped whole:
+    If the loss or gradient norm is not finite, or the batch has no valid example, the whole update is skipped:
     parameters, moments, average and statistics stay, only `step` advances and the skip is counted. Pure, so that it can
     be jitted with the state donated. `trains` holds a bool for every parameter (default: all True); the others stay bit
-    for bit, nothing is computed for their gradients, and modules that have no parameters but these act as in evaluation
+    for bit the same, no gradients are computed for them, and modules that have no other parameters act as in evaluation
     (`freezing.frozen_as_evaluated`).
     """
     rng = rng_stream(seed, "train", state.step)
@@ -45,7 +45,7 @@ def train_step(
 
 
 def updated(state: TrainState, grads, collections, task, optimizer, ema_decay: float, trains: Any) -> TrainState:
-    """The state with the optimizer's update of the parameters, these collections and the average of both."""
+    """The state after the optimizer's update of the parameters, with these collections and the average of both."""
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = task.constrain(optax.apply_updates(state.params, updates))
     if trains is not None:
@@ -70,8 +70,8 @@ def counted(state: TrainState, skipped: jax.Array, mask: jax.Array) -> TrainStat
 def accumulated_gradients(task, variables: dict, batch: dict, rng, accumulate: int = 1, trains: Any = None):
     """Gradients of the mean loss over the valid examples of the whole batch, from `accumulate` micro-batches in turn.
 
-    Returns gradients of the parameters, the updated collections and the metrics' (sum, count) pairs. Each micro-batch
-    weighs by the count of its loss, so that the result is the full batch's. Random draws are per micro-batch.
+    Returns gradients of the parameters, the updated collections and the metrics' (sum, count) pairs. Each micro-batch is
+    weighted by the count of its loss, so that the result is the full batch's. Random draws are per micro-batch.
     """
     collections = {name: value for name, value in variables.items() if name != "params"}
     gradients = functools.partial(micro_gradients, task, variables["params"], trains)

@@ -1,4 +1,4 @@
-"""A run's own answer to the signals that ask it to stop."""
+"""How a run responds to the signals that ask it to stop."""
 
 import contextlib
 import os
@@ -12,22 +12,22 @@ from vision_jax.errors import Stopped
 from vision_jax.signals import HEARD, heard
 from vision_jax.training.distributed import stop_agreed
 
-GRACE = 5.0  # seconds after which a start that is busy in native code, such as a compilation, is ended from outside
+GRACE = 5.0  # seconds after which a start that is busy in native code, such as a compilation, is killed
 
 
 class StopRequest(contextlib.AbstractContextManager):
     """While open, the first signal asks the run to stop, and a second one ends the process at once.
 
-    At first, while the run starts, `Stopped` is raised where the program stands. After `defer`, the signal waits to be asked
-    for by `reached`, except `at_once`. Where there are several processes, JAX itself hears SIGTERM, Ctrl-C is made one, and
-    all stop at the same step. Outside the main thread, the caller's own handlers stay.
+    At first, while the run starts, `Stopped` is raised wherever the program is. After `defer`, the signal waits until
+    `reached` is called, except inside `at_once`. With several processes, JAX itself catches SIGTERM, Ctrl-C is turned
+    into one, and all stop at the same step. Outside the main thread, the caller's own handlers stay.
 
     embedded: the process is a notebook's or a user's own, which no signal ends: a second one raises KeyboardInterrupt.
     """
 
     def __init__(self, embedded: bool = False):
         self.embedded = embedded
-        self.number = 0  # of the signal that was heard
+        self.number = 0  # of the signal received
         self._immediate = jax.process_count() == 1
         self._open, self._watch = contextlib.ExitStack(), contextlib.ExitStack()
 
@@ -48,14 +48,14 @@ class StopRequest(contextlib.AbstractContextManager):
         self._open.close()
 
     def defer(self) -> None:
-        """From now on there is work to save: a signal waits."""
+        """Call once there is work to save: from now on a signal waits."""
         self._watch.close()
         self._immediate = False
         self.check()
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Inside, a signal raises `Stopped` where the program stands, as where it waits for data."""
+        """Inside, a signal raises `Stopped` wherever the program is, for example while it waits for data."""
         self._immediate = jax.process_count() == 1
         try:
             self.check()
@@ -64,12 +64,12 @@ class StopRequest(contextlib.AbstractContextManager):
             self._immediate = False
 
     def check(self) -> None:
-        """Raises Stopped where a signal was heard."""
+        """Raises Stopped if a signal was received."""
         if self.number:
             raise Stopped(self.number)
 
     def reached(self, step: int) -> int:
-        """The signal's number if all processes are to stop after this step, else 0; to be asked at every step."""
+        """The signal's number if all processes are to stop after this step, else 0; call it at every step."""
         if jax.process_count() == 1:
             return self.number
         return int(signal.SIGTERM) if stop_agreed(step) else 0
@@ -89,7 +89,7 @@ class StopRequest(contextlib.AbstractContextManager):
 
 @contextlib.contextmanager
 def _ended_in_native_code() -> Iterator[None]:
-    """Inside, a signal ends the process within `GRACE` seconds though it may be in native code, where Python hears nothing."""
+    """Inside, a signal ends the process within `GRACE` seconds even in native code, where Python does not see it."""
     read, write = os.pipe()
     os.set_blocking(write, False)
     before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)

@@ -1,8 +1,8 @@
 """Where a run's numbers and pictures go: its work folder, TensorBoard, Weights & Biases, or a class of your own.
 
-A target is made as `Target(run, **fields)`, `fields` being its section of the config, and has some of these methods:
+A target is created as `Target(run, **fields)`, where `fields` is its section of the config, and has some of these methods:
 
-    write(step: int, numbers: dict[str, float])                 # the one that it must have
+    write(step: int, numbers: dict[str, float])                 # the only required one
     picture(step: int, name: str, picture: np.ndarray)          # uint8[H, W, 3]
     close()
 """
@@ -27,20 +27,20 @@ TARGETS = {
 
 
 class RunInfo(NamedTuple):
-    """What a target knows of the run that it is told of."""
+    """What a target knows about its run."""
 
     workdir: pathlib.Path
     config: dict[str, Any]  # plain, resolved
-    start_step: int  # steps that the run had behind it when this process went on with it
+    start_step: int  # steps that the run had already done when this process started
 
 
 class WorkFolder:
     """metrics.jsonl, and pictures/ by metric and step.
 
-    The former holds one object a line, {"step": 100, "train/loss": 6.9}; a value that is not finite is null: JSON has no
-    other word for it. A run that resumes from step k keeps exactly the lines with step <= k, `rows`, dropping what a
-    killed run wrote later or only in part, so that the file becomes that of a run never interrupted. A run that starts at
-    step 0 starts an empty file.
+    The former holds one object per line, {"step": 100, "train/loss": 6.9}; a value that is not finite becomes null, since
+    JSON has no other word for it. A run that resumes from step k keeps exactly the lines with step <= k, `rows`, dropping
+    what a killed run wrote later or only in part, so that the file ends up like that of an uninterrupted run. A run that
+    starts at step 0 starts an empty file.
     """
 
     def __init__(self, workdir: pathlib.Path, start_step: int):
@@ -63,13 +63,13 @@ class WorkFolder:
 def open_targets(log, run: RunInfo) -> dict[str, Any]:
     """Key of the config -> target, for those that its section `log` asks for besides the work folder.
 
-    Raises ConfigError where one cannot be made.
+    Raises ConfigError if one cannot be created.
     """
     return {key: parts.build(key, kind, TARGETS, fields, run) for key, kind, fields in _chosen(log)}
 
 
 def check_targets(log) -> None:
-    """Raises ConfigError for a target that there is not, or that cannot be imported or has other fields."""
+    """Raises ConfigError for a target that does not exist, cannot be imported or has other fields."""
     for key, kind, fields in _chosen(log):
         target = parts.find(key, kind, TARGETS)
         parts.checked_fields(f"{key}={kind!r}", target, fields)
@@ -86,12 +86,12 @@ def _chosen(log) -> Iterator[tuple[str, str, dict]]:
 
 
 def finite_or_none(value: float) -> float | None:
-    """The number, or None, which JSON knows, in place of one that it does not."""
+    """The number if it is finite, else None, since JSON has no other numbers."""
     return value if math.isfinite(value) else None
 
 
 def truncate_jsonl(path: pathlib.Path, step: int) -> list[dict]:
-    """Keeps the whole lines whose "step" is at most `step` (none at step 0), atomically, and returns them as objects."""
+    """Keeps the complete lines whose "step" is at most `step` (none at step 0), atomically, and returns them as objects."""
     rows = [row for row in metric_rows(path.parent) if row["step"] <= step] if step > 0 else []
     with whole_file(path) as file:
         file.writelines(json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows)
@@ -99,7 +99,7 @@ def truncate_jsonl(path: pathlib.Path, step: int) -> list[dict]:
 
 
 def write_picture(path: pathlib.Path, picture) -> None:
-    """Writes uint8[H, W, 3] as a PNG, folders included."""
+    """Writes uint8[H, W, 3] as a PNG, creating folders if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as file:
         Image.fromarray(picture).save(file, format="PNG")

@@ -12,13 +12,13 @@ from vision_jax.training.targets import RunInfo
 class TensorBoard:
     """Event files in `tensorboard/` of the work folder, and the config as text at each start.
 
-    Readers forget what an interrupted run wrote after the step from which this process goes on.
+    Readers drop what an interrupted run wrote after the step from which this process resumes.
     """
 
     def __init__(self, run: RunInfo):
         purged = run.start_step + 1 if run.start_step else 0
         self._events = SummaryWriter(str(run.workdir / "tensorboard"), flush_secs=5, purge_step=purged)
-        config = textwrap.indent(json.dumps(run.config, indent=2), "    ")  # a block of code, in Markdown
+        config = textwrap.indent(json.dumps(run.config, indent=2), "    ")  # a Markdown code block
         self._events.add_text("config", config, run.start_step)
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:

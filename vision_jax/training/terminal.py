@@ -1,4 +1,4 @@
-"""What a person sees of a run: lines that stay and, on a terminal, a live one below them. log.txt keeps the former."""
+"""What a person sees of a run: lines that stay (log.txt keeps them, too) and, on a terminal, a live one below them."""
 
 import contextlib
 import os
@@ -13,11 +13,11 @@ _STYLES = {"": "", "good": "\x1b[32m", "strong": "\x1b[1m", "quiet": "\x1b[2m"}
 
 
 class Terminal:
-    """Lines on a stream, in colour where it is a terminal and NO_COLOR is not set.
+    """Lines on a stream, in colour if it is a terminal and NO_COLOR is not set.
 
     Args:
-        stream: where they go; None: nowhere, as in any process but the first.
-        log: a file that every line that stays is added to; None: none. Where it cannot be written, the run goes on.
+        stream: where they go; None: nowhere, as in every process but the first.
+        log: a file to which every line that stays is added; None: none. If it cannot be written, the run goes on.
         clock: seconds, monotonic.
     """
 
@@ -27,8 +27,8 @@ class Terminal:
         self._stream, self._log, self._clock = stream, log, clock
         self._is_live = stream is not None and stream.isatty()
         self._has_colour = self._is_live and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        self._width = 0  # of the live line that stands there
-        self._stayed = self._shown = clock()  # when a line last stayed, and when one was last shown
+        self._width = 0  # of the live line now shown
+        self._stayed = self._shown = clock()  # when a line that stays was last printed, and when any line was
 
     def say(self, text: str, style: str = "") -> None:
         """Prints lines that stay."""
@@ -44,9 +44,9 @@ class Terminal:
         return stays or now - self._stayed >= PLAIN_EVERY or (self._is_live and now - self._shown >= LIVE_EVERY)
 
     def progress(self, parts: Sequence[str], stays: bool) -> None:
-        """One line of `parts`: in place on a terminal, where the last ones are left out until it fits, plain elsewhere.
+        """One line of `parts`: on a terminal in place, dropping the last parts until it fits; elsewhere a plain line.
 
-        stays, or half a minute after the last: a line that log.txt keeps.
+        If `stays`, or half a minute after the last such line, log.txt keeps it.
         """
         text, self._shown = "  ".join(parts), self._clock()
         if stays or self._shown - self._stayed >= PLAIN_EVERY:
@@ -65,7 +65,7 @@ class Terminal:
 
     @contextlib.contextmanager
     def timed(self, doing: str) -> Iterator[None]:
-        """Says what begins and, once it has ended, how long it took, in one line."""
+        """Prints what begins and, once it has ended, how long it took, in one line."""
         self._erase()
         self._write(f"{doing} ... ")
         start, took = self._clock(), "not finished"
@@ -77,7 +77,7 @@ class Terminal:
             self._keep(f"{doing} ... {took}")
 
     def close(self) -> None:
-        """Leaves a live line standing, so that what others print starts below it."""
+        """Leaves a live line on the screen, so that later output starts below it."""
         if self._width:
             self._write("\n")
             self._width = 0
@@ -103,7 +103,7 @@ class Terminal:
 
 
 def _fitting(parts: Sequence[str], width: int) -> str:
-    """As many of the first `parts` as have room in a line, the first of them cut where not even it has."""
+    """As many of the first `parts` as fit in a line; the first one is cut if even it does not fit."""
     text = parts[0][:width]  # a wrapped line could not be rewritten
     for part in parts[1:]:
         if len(text) + 2 + len(part) > width:
@@ -113,7 +113,7 @@ def _fitting(parts: Sequence[str], width: int) -> str:
 
 
 def number(value: float | None) -> str:
-    """A measurement in a few digits."""
+    """A measurement with a few digits."""
     if value is None:
         return "not finite"
     if isinstance(value, int):

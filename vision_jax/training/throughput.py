@@ -1,4 +1,4 @@
-"""Where the time of a run goes, and what its devices could do in it."""
+"""Where the time of a run goes, and what its devices could compute in it."""
 
 import contextlib
 import re
@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 SPANS = ("init", "compile", "data", "step", "eval", "checkpoint")
-# Of what metrics.jsonl holds, what a clock says, in which two equal runs differ.
+# The clock's metrics in metrics.jsonl, in which two equal runs differ.
 CLOCKED = ("train/images_per_second", "train/data_share", "train/mfu", "train/seconds")
 
-# Dense bfloat16 TFLOP/s of one jax device (float16 where there is no bfloat16: V100, T4). Patterns match the start of
-# `device.device_kind`, the first that fits counts. A TPU v2, v3 or 7x chip shows as two devices, the others as one.
+# Dense bfloat16 TFLOP/s of one jax device (float16 if it has no bfloat16: V100, T4). Patterns match the start of
+# `device.device_kind`; the first match counts. A TPU v2, v3 or 7x chip appears as two devices, the others as one.
 # TPUs: docs.cloud.google.com/tpu/docs/{v2,v3,v4,v5e,v5p,v6e,tpu7x}; v4i: Jouppi et al., ISCA 2021.
 # GPUs: NVIDIA's data sheets and architecture white papers, halved where they state structured sparsity.
 PEAK_TFLOPS = (
@@ -45,8 +45,8 @@ PEAK_TFLOPS = (
 
 
 def peak_flops(devices: Sequence, tflops: float = 0.0) -> float | None:
-    """Peak FLOP/s of all `devices` together, each of `tflops` (`config.log.peak_tflops`), or if that is 0 what its kind
-    is known to reach in dense bfloat16; None if it is not known."""
+    """Peak FLOP/s of all `devices` together, each of `tflops` (`config.log.peak_tflops`), or if that is 0, the dense
+    bfloat16 peak of its kind; None if that is not known."""
     kind = devices[0].device_kind
     known = (peak for pattern, peak in PEAK_TFLOPS if re.match(pattern, kind))
     tflops = tflops or next(known, None)
@@ -54,12 +54,12 @@ def peak_flops(devices: Sequence, tflops: float = 0.0) -> float | None:
 
 
 class Spans:
-    """Accounts every second of wall time to exactly one of `SPANS`, or to "other" outside them.
+    """Assigns every second of wall time to exactly one of `SPANS`, or to "other" outside them.
 
         with spans("data"):
             batch = next(batches)
 
-    A span inside another one takes its time away from the outer one.
+    An inner span's time is not counted in the outer one.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
@@ -81,7 +81,7 @@ class Spans:
             self._open.pop()
 
     def seconds(self) -> dict[str, float]:
-        """Seconds spent in each span until now; they sum to the age of the object."""
+        """Seconds spent in each span so far; they sum to the age of the object."""
         self._charge()
         return dict(self._seconds)
 

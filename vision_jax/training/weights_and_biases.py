@@ -9,10 +9,10 @@ from vision_jax.training.targets import RunInfo
 
 
 class WeightsAndBiases:
-    """One run there for one work folder, whose `wandb_id` says which: what goes on here goes on there.
+    """One W&B run per work folder, identified by the file `wandb_id`: when a run resumes, so does the W&B run.
 
-    Steps are a number of their own, so that what a killed run does again is told again, with the same values, where wandb's
-    own count would only go up. Whoever else may be asked (entity, name, group) is said by wandb's environment variables.
+    Steps are logged as a metric of their own, so that steps which a killed run repeats can be logged again, with the same
+    values; wandb's own counter only increases. Set everything else (entity, name, group) by wandb's environment variables.
     """
 
     def __init__(self, run: RunInfo, *, project: str = "vision_jax", mode: str = "online"):
