@@ -19,7 +19,7 @@ from vision_jax.values import shown
 
 @dataclasses.dataclass(frozen=True)
 class TrainTransform:
-    """Crop (or squash) to `size`, flip, policy, colour jitter, affine, in this order; fields as the config's keys."""
+    """Crop (or squash) to `size`, flip, policy, colour jitter, affine, in this order; fields are as the config's keys."""
 
     size: tuple[int, int]
     interpolation: str
@@ -35,7 +35,7 @@ class TrainTransform:
     memory: int = limits.PICTURE_MEMORY  # for `decode`, bytes
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
-        """uint8[H, W, 3] of an RGB picture."""
+        """uint8[H, W, 3] from an RGB picture."""
         if self.crop_area:
             box = images.random_crop_box(
                 image.height, image.width, self.crop_area, self.crop_ratio, rng, self.crop_clip
@@ -61,7 +61,7 @@ class TrainTransform:
 
 
 def train_transform(data) -> TrainTransform:
-    """The training transform of a config's `data` section; raises ConfigError where its values make no sense."""
+    """The training transform from a config's `data` section; raises ConfigError if its values make no sense."""
     augment = data.augment
     _check(
         "crop_area", augment, lambda v: v is None or (len(v) == 2 and 0 < v[0] <= v[1] <= 1), "a range within (0, 1]"
@@ -96,7 +96,7 @@ def _check(name: str, section, valid: Callable, expected: str) -> None:
 
 
 def jitter(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
-    """Brightness, contrast and saturation in random order, each times uniform[max(0, 1 - strength), 1 + strength]."""
+    """Scales brightness, contrast and saturation, in random order, by uniform[max(0, 1 - strength), 1 + strength] each."""
     for index in rng.permutation(3):
         enhance = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)[index]
         image = enhance(image).enhance(rng.uniform(max(0.0, 1 - strength), 1 + strength))
@@ -106,7 +106,7 @@ def jitter(image: Image.Image, strength: float, rng: np.random.Generator) -> Ima
 def affine(
     image: Image.Image, degrees: float, scale: float, shift: tuple[float, float], interpolation: str
 ) -> Image.Image:
-    """The picture turned clockwise and scaled about its centre, moved by (down, right) pixels; the rest is black."""
+    """The picture rotated clockwise and scaled about its centre, moved by (down, right) pixels; the rest is black."""
     cos, sin = (f(math.radians(degrees)) / scale for f in (math.cos, math.sin))
     x, y = image.width / 2, image.height / 2
     to_x, to_y = x + shift[1], y + shift[0]

@@ -1,4 +1,4 @@
-"""Texts of examples, as a contrastive model reads them."""
+"""Reads examples' texts for a contrastive model."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from vision_jax.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class CaptionTokens:
-    """One of an example's texts as tokens: its own captions, or `templates` filled with its class's name."""
+    """Tokens of one of an example's texts: one of its captions, or a template filled with its class's name."""
 
     tokenizer: Tokenizer
     templates: tuple[str, ...]
@@ -22,7 +22,7 @@ class CaptionTokens:
     def __call__(self, example: dict, rng: np.random.Generator) -> np.ndarray:
         """int32[context_length].
 
-        Raises BrokenImage for an example without a text, ConfigError for one that is too long and may not be cut.
+        Raises BrokenImage for an example without a text, ConfigError for a text that is too long and must not be cut.
         """
         texts = example.get("captions", self.templates)
         if not texts:
@@ -38,7 +38,7 @@ class CaptionTokens:
 
 @dataclasses.dataclass(frozen=True)
 class TextReader(PictureReader):
-    """A picture and the "tokens", int32[L], of one of its texts."""
+    """Reads a picture and the "tokens", int32[L], of one of its texts."""
 
     captions: CaptionTokens
 
@@ -48,9 +48,9 @@ class TextReader(PictureReader):
 
 
 def caption_tokens(data, source) -> CaptionTokens:
-    """How the texts of `source`'s examples are read, as the config's `data` section says.
+    """How to read the texts of `source`'s examples, from the config's `data` section.
 
-    Raises ConfigError where a source has classes alone and there are no data.templates, or one has no place for the name.
+    Raises ConfigError if a source has only classes and data.templates is empty, or a template has no place for the name.
     """
     if source.num_classes and not data.templates and not _has_captions(source):
         raise ConfigError(
@@ -63,7 +63,7 @@ def caption_tokens(data, source) -> CaptionTokens:
 
 
 def _has_captions(source) -> bool:
-    """Whether the first example brings its own; classes then say nothing of texts."""
+    """Whether the first example has captions; then classes are not needed for texts."""
     try:
         return "captions" in source[0]
     except (OSError, BrokenImage):

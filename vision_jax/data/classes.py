@@ -1,4 +1,4 @@
-"""Classes by their names: what one source calls 0, another, a model or a run may call 2."""
+"""Matches classes by name: number 0 of one source may be number 2 of another source, a model or a run."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from vision_jax.files import printable
 
 
 class Labels(NamedTuple):
-    """What a source says of its labels: the names of classes, and those of the numbers that `targets` are."""
+    """What a source says about its labels: the names of its classes, and of the numbers in `targets`."""
 
     num_classes: int = 0
     class_names: tuple[str, ...] = ()
@@ -22,7 +22,7 @@ def labels_of(source) -> Labels:
 
 
 class Renumbered:
-    """The examples of `source`, of whose classes number i is `numbers[i]` among `class_names`."""
+    """The examples of `source`, with class i renumbered to `numbers[i]` among `class_names`."""
 
     def __init__(self, source, class_names: Sequence[str], numbers: Sequence[int]):
         self.source, self.numbers = source, tuple(numbers)
@@ -47,16 +47,16 @@ class Renumbered:
 
 
 def names_of(source) -> tuple[str, ...]:
-    """What the classes of a source are called; () where not each has a name."""
+    """The names of a source's classes; () unless each has a name."""
     return tuple(source.class_names) if len(source.class_names) == source.num_classes else ()
 
 
 def numbers_among(source, class_names: Sequence[str], what: str, whose: str) -> tuple[int, ...]:
-    """For each class of `source` its number among `class_names`; its own number where either has no names.
+    """The number among `class_names` of each class of `source`; its own number if either has no names.
 
     Raises:
-        ConfigError: one of the names is not among them, or stands for two classes; `what` and `whose` say in the message
-            what `source` is and who knows `class_names`.
+        ConfigError: a name is not among `class_names`, or stands for two classes; in the message, `what` describes
+            `source` and `whose` the owner of `class_names`.
     """
     names, class_names = names_of(source), tuple(class_names)
     if not names or not class_names or names == class_names:
@@ -74,7 +74,7 @@ def numbers_among(source, class_names: Sequence[str], what: str, whose: str) -> 
 
 
 def renumbered(source, class_names: Sequence[str], what: str, whose: str):
-    """`source` with just the classes `class_names`, in this order; itself where it has these, or where either has no names.
+    """`source` with the classes `class_names`, in this order; `source` itself if it has these, or if either has no names.
 
     Raises ConfigError as `numbers_among` does.
     """
@@ -85,7 +85,7 @@ def renumbered(source, class_names: Sequence[str], what: str, whose: str):
 
 
 def continued(source, class_names: Sequence[str], what: str, whose: str):
-    """`source` as a run that learns `class_names` numbers its classes: `renumbered`, which must lack none of them.
+    """`source` with its classes numbered as in a run that learns `class_names`: `renumbered`, but none may be missing.
 
     Raises ConfigError naming a class that was added, renamed or removed.
     """
@@ -96,11 +96,11 @@ def continued(source, class_names: Sequence[str], what: str, whose: str):
 
 
 def missing(source, class_names: Sequence[str]) -> list[str]:
-    """Those of `class_names` that `source` lacks; none where it has no names."""
+    """The `class_names` that `source` lacks; none if it has no names."""
     own = set(names_of(source))
     return [name for name in class_names if name not in own] if own else []
 
 
 def some(names: Sequence[str]) -> str:
-    """The first of some names, in quotes, and how many more there are."""
+    """The first name, in quotes, and how many more there are."""
     return f"'{printable(names[0])}'" + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")

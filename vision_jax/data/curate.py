@@ -39,7 +39,7 @@ _SHOWN = 20  # queries that the report names
 
 
 def read_queries(path: str) -> tuple[list[str], collections.Counter]:
-    """The distinct normalised queries of a file, in its order, and how many of its lines were "merged" or "wordless"."""
+    """The distinct normalised queries of a file, in order, and how many of its lines were "merged" or "wordless"."""
     try:
         text = read_regular(os.path.expanduser(path), limits.QUERIES_BYTES).decode("utf-8-sig")
     except OSError as error:
@@ -71,7 +71,7 @@ def read_queries(path: str) -> tuple[list[str], collections.Counter]:
 
 
 def match_shards(shards: Sequence[Shard], queries: Sequence[str], workers: int) -> tuple[np.ndarray, np.ndarray]:
-    """(offsets, ids) of the pairs of all shards, whatever the number of worker processes; 0: in this process."""
+    """(offsets, ids) for the pairs of all shards, the same for any number of worker processes; 0: in this process."""
     with contextlib.ExitStack() as stack:
         if workers:
             pool = ProcessPoolExecutor(min(workers, len(shards)), get_context("spawn"), _start, (queries,))
@@ -141,7 +141,7 @@ def _distribution(counts: np.ndarray) -> dict[str, float]:
 
 
 def curate(shards: str, queries: str, out: str, max_per_query: int, seed: int, count: str, workers: int) -> dict:
-    """Writes the selection and its report, which is returned; the arguments are those of the command."""
+    """Writes the selection and its report, and returns the report; the arguments are those of the command."""
     out = os.path.expanduser(out)
     if not out.endswith(selection.SUFFIX):
         raise ConfigError(f"--out must end in {selection.SUFFIX}, got '{out}'")

@@ -1,8 +1,8 @@
-"""Curation as CLIP's data set was built: which queries a caption contains, and a choice of pairs with a cap a query.
+"""Curation as CLIP's data set was built: which queries a caption contains, and a choice of pairs with a cap per query.
 
 Radford et al. (2021), section 2.2: pairs "whose text includes one of a set of 500,000 queries", "including up to 20,000
 (image, text) pairs per query". MetaCLIP (Xu et al., 2023, arXiv:2309.16671) reconstructs it with substring matching and
-an independent draw for each query, with which the counts hold on average; here they hold exactly.
+an independent draw per query, so that the counts hold on average; here they hold exactly.
 """
 
 import array
@@ -20,14 +20,14 @@ from vision_jax.errors import not_installed
 _SEPARATORS = re.compile(r"[^a-z0-9]+")
 _BETWEEN = " \n "  # between the captions of a pair; no query contains a line's end
 _CHUNK = 2**16  # pairs
-_PIECE = 2**10  # characters of a text that are searched at once: each may be the start of many queries
+_PIECE = 2**10  # characters of a text to search at once: each may start many queries
 
 
 def normalize(text: str) -> str:
-    """Lower case, with a space in place of every run of characters that are no letter, digit or combining mark.
+    """Lower case, with a space for every run of characters that are not letters, digits or combining marks.
 
-    Beyond ASCII, the characters' compatibility forms (NFKC) are compared. "Cats' food (T-shirts)" becomes "cats food t
-    shirts", and "C++" is "c". Of a text the first `limits.TEXT_CHARACTERS` count.
+    Beyond ASCII, characters are replaced by their compatibility forms (NFKC). "Cats' food (T-shirts)" becomes "cats food
+    t shirts", and "C++" becomes "c". Only the first `limits.TEXT_CHARACTERS` of a text count.
     """
     text = text[: limits.TEXT_CHARACTERS].lower()
     if text.isascii():
@@ -45,13 +45,13 @@ def _unicode_separators() -> re.Pattern:
 
 
 class Matcher:
-    """Finds queries in texts by one pass of an Aho-Corasick automaton over each text, whatever the number of queries.
+    """Finds queries in texts in one pass of an Aho-Corasick automaton per text, whatever the number of queries.
 
-    A query is contained where its normalised words follow each other in the normalised text: "red cat" is in "My
-    red-cat!" and not in "a bored cat" or "red cats". Scripts without spaces match between punctuation only.
+    A text contains a query if the query's normalised words follow each other in the normalised text: "red cat" is in
+    "My red-cat!" but not in "a bored cat" or "red cats". Scripts without spaces match only between punctuation.
 
     Args:
-        queries: distinct and normalised, none empty.
+        queries: distinct, normalised and not empty.
     """
 
     def __init__(self, queries: Sequence[str]):
@@ -67,7 +67,7 @@ class Matcher:
 
         Returns:
             offsets: int64[n + 1].
-            ids: int32[offsets[n]]; ids[offsets[i]:offsets[i + 1]] are the numbers of text i's queries, rising.
+            ids: int32[offsets[n]]; ids[offsets[i]:offsets[i + 1]] are the numbers of text i's queries, ascending.
         """
         offsets, found = [0], array.array("i")
         for text in texts:
@@ -90,7 +90,7 @@ def match(texts: Iterable[str | Sequence[str]], queries: Sequence[str]) -> tuple
 
 
 def concatenate(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """The matches of several lists of texts, one after the other."""
+    """Joins the matches of several lists of texts, in order."""
     offsets, ids = zip(*parts, strict=True)
     lengths = np.concatenate([np.diff(part) for part in offsets])
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), np.concatenate(ids)
@@ -102,7 +102,7 @@ def count(ids: np.ndarray, num_queries: int) -> np.ndarray:
 
 
 def rarest_only(offsets: np.ndarray, ids: np.ndarray, num_queries: int) -> tuple[np.ndarray, np.ndarray]:
-    """Matches in which each text has only the rarest of its queries, of equally rare ones the first."""
+    """The matches with only the rarest query of each text, the first of equally rare ones."""
     by_rarity = np.argsort(count(ids, num_queries), kind="stable")
     ranks = np.empty(num_queries, np.int32)
     ranks[by_rarity] = np.arange(num_queries)
@@ -113,22 +113,22 @@ def rarest_only(offsets: np.ndarray, ids: np.ndarray, num_queries: int) -> tuple
 def balance(
     offsets: np.ndarray, ids: np.ndarray, num_queries: int, max_per_query: int = 20_000, seed: int = 0
 ) -> np.ndarray:
-    """A choice of texts in which no query is contained more than `max_per_query` times, and to which none can be added.
+    """A choice of texts in which no query occurs more than `max_per_query` times, and to which no text can be added.
 
     Texts are offered one by one, and taken unless one of their queries is full; a text counts toward all its queries.
-    Those whose rarest query is rare come first: in powers of two of how many texts contain it, and within a power in an
-    order drawn by the seed. So rare queries keep what they have as far as the room of other queries goes, and frequent
-    ones get a random choice of the rest. Texts without a query are never taken.
+    Texts whose rarest query is rare come first: in powers of two of how many texts contain it, and within a power in an
+    order drawn by the seed. So rare queries keep their texts as far as other queries have room, and frequent ones get a
+    random choice of the rest. Texts without a query are never taken.
 
-    Memory: up to 24 bytes a text and 8 bytes a match besides the arguments.
+    Memory: up to 24 bytes per text and 8 bytes per match on top of the arguments.
 
     Args:
-        offsets, ids: from `match`, each query at most once a text; or from `rarest_only`, with which a text counts
-            toward its rarest query alone.
-        seed: an integer; the choice depends on the seed, the order of texts and of queries, and nothing else.
+        offsets, ids: from `match`, each query at most once per text; or from `rarest_only`, so that a text counts only
+            toward its rarest query.
+        seed: an integer; the choice depends only on the seed and the order of texts and of queries.
 
     Returns:
-        int64[k], rising: the texts that are kept.
+        int64[k], ascending: the kept texts.
     """
     room = np.full(num_queries, max_per_query, np.int64)
     kept = []
@@ -138,7 +138,7 @@ def balance(
         texts = texts[~_any_per_text(room <= 0, offsets, ids, texts)]
         if not len(texts):
             continue
-        # A text waits for its turn only where one of its queries has not room for all that this chunk brings.
+        # A text has to wait its turn only if one of its queries lacks room for all of this chunk's texts.
         scarce = count(rows(offsets, ids, texts), num_queries) > room
         waits = _any_per_text(scarce, offsets, ids, texts)
         taken = np.concatenate([texts[~waits], _first_come(texts[waits], offsets, ids, scarce, room)])
@@ -155,14 +155,14 @@ def _serving_order(offsets: np.ndarray, ids: np.ndarray, num_queries: int, seed:
 
 
 def _least(values: np.ndarray, ids: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """The least value of the queries of each text that has one; `starts`: where these texts' ids start."""
+    """The least value among each text's queries, for texts with queries; `starts`: where the ids of each start."""
     return np.minimum.reduceat(values[ids], starts) if len(starts) else values[:0]
 
 
 def _scatter(numbers: np.ndarray, seed: int) -> np.ndarray:
-    """uint64: a random number for each number, all different (SplitMix64; Steele et al., 2014).
+    """uint64: a distinct random number for each number (SplitMix64; Steele et al., 2014).
 
-    NumPy's own generators may change their streams from one version to the next.
+    NumPy's own generators may change their streams between versions.
     """
     state = np.array([seed % 2**64], np.uint64)
     for value in (state, numbers.astype(np.uint64)):
@@ -189,11 +189,11 @@ def _any_per_text(flags: np.ndarray, offsets: np.ndarray, ids: np.ndarray, texts
 def _first_come(
     texts: np.ndarray, offsets: np.ndarray, ids: np.ndarray, scarce: np.ndarray, room: np.ndarray
 ) -> np.ndarray:
-    """The texts that are taken, in turn; only queries that are scarce can refuse one."""
+    """The texts that are taken when offered one by one; only scarce queries can reject a text."""
     left = dict(zip(np.flatnonzero(scarce).tolist(), room[scarce].tolist(), strict=True))
     queries = rows(offsets, ids, texts)
     ends = np.cumsum(offsets[texts + 1] - offsets[texts])
-    before = np.concatenate([[0], np.cumsum(scarce[queries])])  # scarce ones among the first so many
+    before = np.concatenate([[0], np.cumsum(scarce[queries])])  # scarce ones among the first n queries
     bounds, wanted = before[np.concatenate([[0], ends])].tolist(), queries[scarce[queries]].tolist()
     taken = np.zeros(len(texts), bool)
     for i in range(len(texts)):

@@ -1,6 +1,6 @@
-"""Pictures from bytes and arrays that strangers made: few formats, and within bounds on memory and work.
+"""Decodes pictures from untrusted bytes and arrays: few formats, and within bounds on memory and work.
 
-Pillow stores three channels in four bytes a pixel. What its decoders need besides is estimated from the header, before
+Pillow stores three channels in four bytes per pixel. What its decoders need on top is estimated from the header, before
 any pixel is decoded.
 """
 
@@ -25,7 +25,7 @@ from vision_jax.files import printable, read_regular
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # Pillow has more, among them one that runs Ghostscript
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 
-# Pictures that are not read here, by their names and by what their first bytes say.
+# Formats that are not supported, by name and by first bytes.
 UNREAD = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".cr2", ".nef", ".arw", ".dng", ".raw", ".ico")
 _BRANDS = {
     b"heic": "HEIC",
@@ -37,11 +37,11 @@ _BRANDS = {
     b"avis": "AVIF",
 }
 
-BAND = 2**20  # pixels that are cut out at a time
+BAND = 2**20  # pixels to cut out at a time
 
 _OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-_STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}  # bytes a pixel; others: 4
-_IN_PYTHON = ("ppm", "ppm_plain", "bmp_rle")  # decoders of Pillow's that loop over pixels in Python
+_STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}  # bytes per pixel; others: 4
+_IN_PYTHON = ("ppm", "ppm_plain", "bmp_rle")  # Pillow's decoders that loop over pixels in Python
 _STRIP_OFFSETS, _ROWS_PER_STRIP, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _ORIENTATION = 273, 278, 322, 323, 324, 274
 
 _TURNS = {
@@ -54,19 +54,19 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# What Pillow and libtiff print of a stranger's file is told by BrokenImage, or of no use to its reader.
+# BrokenImage already says what Pillow and libtiff would print about a bad file, or it is of no use to the reader.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
-with contextlib.suppress(OSError, AttributeError):  # where Pillow hides its libtiff, lines more are printed
+with contextlib.suppress(OSError, AttributeError):  # if Pillow hides its libtiff, it prints some extra lines
     ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 
 
 class BrokenImage(ValueError):
-    """What is no picture, only a part of one, or one that asks for more than is granted."""
+    """Raised for what is not a picture, is incomplete, or needs more than the limits allow."""
 
 
 def read_picture(path: str | os.PathLike) -> bytes:
-    """The bytes of a picture file. Raises BrokenImage, which names it, where it cannot be read or is too large."""
+    """The bytes of a picture file. Raises BrokenImage naming the file if it cannot be read or is too large."""
     try:
         return read_regular(path, limits.PICTURE_FILE_BYTES)
     except OSError as error:
@@ -74,7 +74,7 @@ def read_picture(path: str | os.PathLike) -> bytes:
 
 
 def reason(error: OSError | BrokenImage) -> str:
-    """Why an example is left out. Raises RunError where it is not to blame: memory or open files have run out."""
+    """Why an example is left out. Raises RunError if it is not to blame: memory or open files have run out."""
     if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
         raise RunError(f"pictures can no longer be read: {error.strerror}") from error
     return printable(getattr(error, "strerror", None) or error, 400)
@@ -83,17 +83,17 @@ def reason(error: OSError | BrokenImage) -> str:
 def decode(image: bytes | np.ndarray, memory: int = limits.PICTURE_MEMORY, turned: bool = False) -> Image.Image:
     """An RGB picture from an encoded file or from uint8[H, W], [H, W, 1], [H, W, 2], [H, W, 3] or [H, W, 4].
 
-    Grey, palette and CMYK pictures are converted, 16-bit grey is reduced to its high byte, and alpha is dropped. Of an
-    animation the first picture counts. An EXIF orientation is not applied unless asked for: torchvision, TensorFlow, timm and
-    open_clip do not, and published accuracies are without it.
+    Grey, palette and CMYK pictures are converted, 16-bit grey is reduced to its high byte, and alpha is dropped. An
+    animation gives its first picture. EXIF orientation is applied only on request: torchvision, TensorFlow, timm and
+    open_clip do not apply it, and published accuracies are without it.
 
     Args:
         memory: bytes that decoding may take, by estimate.
-        turned: as the orientation in its EXIF data says.
+        turned: whether to turn the picture by the orientation in its EXIF data.
 
     Raises:
-        BrokenImage: the bytes are no picture of `FORMATS`, end too early or ask for more than is granted, or the array
-            is of another kind.
+        BrokenImage: the bytes are not a picture in `FORMATS`, end too early or need more than allowed, or the array is
+            not supported.
     """
     if not isinstance(image, bytes):
         return _from_array(image)
@@ -107,12 +107,12 @@ def decode(image: bytes | np.ndarray, memory: int = limits.PICTURE_MEMORY, turne
         raise
     except UnidentifiedImageError:
         raise BrokenImage(_kind(image) or "not an image in a known format") from None
-    except Exception as error:  # decoders raise whatever their parsers stumble over
+    except Exception as error:  # decoders raise all kinds of errors
         raise BrokenImage(printable(f"{type(error).__name__}: {error}")) from None
 
 
 def _kind(data: bytes) -> str:
-    """What bytes are that are no picture of `FORMATS`, where that is known."""
+    """What the bytes are, as far as known, if they are not a picture in `FORMATS`."""
     if not data:
         return "the file is empty"
     if data[4:8] == b"ftyp" and (brand := _BRANDS.get(data[8:12])):
@@ -128,7 +128,7 @@ def _kind(data: bytes) -> str:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A picture of any mode as `decode` has it."""
+    """Converts a picture of any mode to RGB as `decode` does."""
     if image.mode.startswith("I"):  # 16 bits, which convert() would clip at 255
         grey = Image.new("L", image.size)
         for top, band in bands(image):
@@ -139,22 +139,22 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def orientation(picture: Image.Image) -> int:
-    """1 to 8, as EXIF counts them: 1 is upright, and what a picture is that does not say."""
+    """EXIF orientation, 1 to 8: 1 is upright, and the default if a picture does not say."""
     try:
         found = picture.getexif().get(_ORIENTATION)
-    except Exception:  # of whatever a stranger's EXIF data hold
+    except Exception:  # EXIF data is untrusted and can hold anything
         return 1
     return found if type(found) is int and found in _TURNS else 1
 
 
 def as_turned(picture: Image.Image, orientation: int) -> Image.Image:
-    """The picture of that `orientation`, upright."""
+    """The picture, which has that `orientation`, turned upright."""
     return picture if orientation == 1 else picture.transpose(_TURNS[orientation])
 
 
 def bands(image: Image.Image, box: tuple[int, int, int, int] | None = None) -> Iterator[tuple[int, Image.Image]]:
-    """`box`, (top, left, height, width), of a picture, all of it by default, in parts of its whole width, each of about
-    `BAND` pixels, so that no copy of it all is made: (first row within the box, picture)."""
+    """(first row within the box, picture) for bands of about `BAND` pixels, each as wide as `box`, which is (top, left,
+    height, width) and by default the whole picture; so the box is never copied whole."""
     top, left, height, width = box or (0, 0, image.height, image.width)
     rows = max(BAND // width, 1)
     for start in range(0, height, rows):
@@ -173,7 +173,7 @@ def _from_array(array) -> Image.Image:
 
 
 class _Stream(io.BytesIO):
-    """Bytes that are read only so often: junk, chunks and blocks of a byte each take Pillow microseconds a piece."""
+    """Bytes with a limit on the number of reads: each junk byte, chunk or one-byte block costs Pillow microseconds."""
 
     reads = 0
 
@@ -185,7 +185,7 @@ class _Stream(io.BytesIO):
 
 
 def _check_bytes(data: bytes) -> None:
-    """What must be known before Pillow looks at a header."""
+    """Raises BrokenImage for what must be caught before Pillow looks at a header."""
     if len(data) > limits.PICTURE_FILE_BYTES:
         raise BrokenImage(f"it has {len(data):,} bytes, more than the {limits.PICTURE_FILE_BYTES:,} that are read")
     if data[:2] in (b"P1", b"P2", b"P3") and data.count(b"#") > limits.PICTURE_COMMENTS:
@@ -195,7 +195,7 @@ def _check_bytes(data: bytes) -> None:
 
 
 def _check_tiff(data: bytes) -> None:
-    """Pillow makes an object for each strip or tile that a directory lists, needed or not."""
+    """Raises BrokenImage for too many strips or tiles: Pillow makes an object for each that a directory lists."""
     order = "<" if data[:2] == b"II" else ">"
     start, count, entry = ("Q", "Q", "HHQ8x") if b"+" in data[2:4] else ("L", "H", "HHL4x")
     at = 8 if start == "Q" else 4
@@ -203,7 +203,7 @@ def _check_tiff(data: bytes) -> None:
         (first,) = struct.unpack_from(order + start, data, at)
         (entries,) = struct.unpack_from(order + count, data, first)
     except (struct.error, OverflowError):
-        return  # of which Pillow will complain
+        return  # Pillow will complain
     size = struct.calcsize(order + entry)
     first += struct.calcsize(order + count)
     for at in range(first, min(first + entries * size, len(data) - size + 1), size):
@@ -213,7 +213,7 @@ def _check_tiff(data: bytes) -> None:
 
 
 def _check_header(picture: Image.Image, data: bytes, memory: int, turned: bool) -> None:
-    """Raises BrokenImage where decoding would take more memory or work than is granted."""
+    """Raises BrokenImage if decoding would take more memory or work than allowed."""
     pixels = picture.width * picture.height
     if not pixels:
         raise BrokenImage("it has no pixels")
@@ -232,19 +232,19 @@ def _check_header(picture: Image.Image, data: bytes, memory: int, turned: bool) 
 
 
 def _bytes_a_pixel(picture: Image.Image, data: bytes) -> int:
-    """What the decoder's and Pillow's pictures take, and the one in RGB."""
+    """Bytes per pixel of the decoder's picture, Pillow's, and the one in RGB."""
     if picture.format == "WEBP":
-        return 20  # measured: libwebp's own picture, two canvases, and what it returns besides
+        return 20  # measured: libwebp's own picture, two canvases, and what it returns
     needed = _STORED.get(picture.mode, 4) + (4 if picture.mode != "RGB" else 0)
     if picture.format in ("JPEG", "MPO") and not _is_one_scan(picture, data):
-        needed += 2 * len(picture.getbands())  # all coefficients, which scans add to
+        needed += 2 * len(picture.getbands())  # all coefficients, which the scans refine
     if picture.format == "TIFF" and _ORIENTATION in picture.tag_v2:
         needed += _STORED.get(picture.mode, 4)  # Pillow turns it
     return needed
 
 
 def _is_one_scan(picture: Image.Image, data: bytes) -> bool:
-    """Whether a JPEG is decoded row by row: its first scan holds all channels, finally."""
+    """Whether a JPEG can be decoded row by row: its first scan holds the final values of all channels."""
     at = 2
     while re.match(rb"\xff[\xc0-\xcf\xdb-\xfe]", data[at : at + 2]):  # markers of segments
         at += 2 + max(int.from_bytes(data[at + 2 : at + 4], "big"), 2)
@@ -253,7 +253,7 @@ def _is_one_scan(picture: Image.Image, data: bytes) -> bool:
 
 
 def _tiff_buffers(picture: Image.Image) -> int:
-    """Bytes of libtiff's buffers, one strip or tile as it is stored: up to eight bytes a pixel."""
+    """Bytes of libtiff's buffers, one strip or tile as stored: up to eight bytes per pixel."""
     if picture.format != "TIFF" or picture.tile[0][0] != "libtiff":
         return 0
     tags = picture.tag_v2

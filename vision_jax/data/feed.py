@@ -1,4 +1,4 @@
-"""From host batches to arrays on the mesh, a few steps ahead of their use."""
+"""Moves host batches to arrays on the mesh, a few steps ahead of their use."""
 
 import collections
 import math
@@ -12,9 +12,9 @@ from vision_jax.ops.sharding import BATCH_AXES
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray | None:
-    """int[b]: the rows of a global batch that lie on this process's devices, in order; None where it is the only one.
+    """int[b]: the rows of a global batch on this process's devices, in order; None if it is the only process.
 
-    Processes between which the mesh splits something other than the batch have the same rows.
+    Processes have the same rows if the mesh splits something other than the batch between them.
     """
     if jax.process_count() == 1:
         return None
@@ -23,10 +23,9 @@ def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray | None:
 
 
 def device_batches(host_batches: Iterator[dict], mesh: Mesh, ahead: int = 2, with_ids: bool = False) -> Iterator[dict]:
-    """Global arrays over the mesh's batch axes, each process giving its `local_rows`; `ahead` transfers are under way at
-    a time.
+    """Global arrays over the mesh's batch axes, from each process's `local_rows`, with `ahead` transfers in flight.
 
-    Only what the device uses is sent; "id" stays on the host unless it is asked for.
+    Only what the device uses is sent; "id" stays on the host unless `with_ids`.
     """
     sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
     queue: collections.deque = collections.deque()
@@ -42,12 +41,12 @@ def device_batches(host_batches: Iterator[dict], mesh: Mesh, ahead: int = 2, wit
 
 
 def globally(local: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """The array [B, ...] of which this process holds its `local_rows`."""
+    """The global array [B, ...] whose `local_rows` this process holds."""
     ways = math.prod(sharding.mesh.shape[axis] for axis in BATCH_AXES)
     parts = local_rows(sharding.mesh, ways)
     if parts is None:
         return jax.device_put(local, sharding)
-    size = len(local) // len(parts)  # of a part, which is one device's
+    size = len(local) // len(parts)  # rows per part, which is one device's
     by_start = {part * size: local[i * size : (i + 1) * size] for i, part in enumerate(parts)}
     return jax.make_array_from_callback(
         (ways * size, *local.shape[1:]), sharding, lambda index: by_start[index[0].start or 0]

@@ -1,16 +1,16 @@
-"""What training data are, in a few lines of text that are equal wherever they lie: a run begun on them goes on with no others."""
+"""Fingerprints identify training data wherever it is stored: a run resumes only on the data that it started with."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-PARTS = 1000  # most parts, as classes or shards, that a fingerprint names one by one
+PARTS = 1000  # the most parts, such as classes or shards, that a fingerprint names one by one
 
 
 def fingerprint(source) -> dict[str, Any]:
-    """{"examples": how many, "digest": of everything below, "parts": {name: text}} of a source.
+    """{"examples": how many, "digest": of the parts, "parts": {name: text}} for a source.
 
-    Where there are more than `PARTS` parts, only the digest covers them.
+    If there are more than `PARTS` parts, only the digest covers them.
     """
     parts = {printable_name(name): text for name, text in parts_of(source).items()}
     found = {"examples": len(source), "digest": digest(f"{name}\0{text}" for name, text in parts.items())}
@@ -18,7 +18,7 @@ def fingerprint(source) -> dict[str, Any]:
 
 
 def parts_of(source) -> dict[str, str]:
-    """What a source's own `fingerprint()` says of its classes, shards or splits; without it there are only class names."""
+    """The result of a source's `fingerprint()` for its classes, shards or splits; without that, only class names."""
     own = getattr(source, "fingerprint", None)
     return dict(own()) if own else dict.fromkeys(map(str, getattr(source, "class_names", ())), "class")
 
@@ -37,7 +37,7 @@ def printable_name(name: str) -> str:
 
 
 def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two fingerprints, one phrase each; [] where they are equal."""
+    """The differences between two fingerprints, one phrase each; [] if they are equal."""
     before, after = was.get("parts", {}), now.get("parts", {})
     found = [f"'{name}' is gone" for name in before if name not in after]
     found += [f"'{name}' is new" for name in after if name not in before]

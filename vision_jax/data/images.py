@@ -1,4 +1,4 @@
-"""Resizing and cropping pictures on the host, pixel for pixel as torchvision does with Pillow.
+"""Resizes and crops pictures on the host, pixel for pixel as torchvision does with Pillow.
 
 Sizes are (height, width) in pixels.
 """
@@ -21,7 +21,7 @@ RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.
 
 def resize(image: Image.Image, size: tuple[int, int], interpolation: str) -> Image.Image:
     """The whole picture at another size, antialiased."""
-    if image.height * size[1] > limits.RESIZED_PIXELS:  # Pillow makes rows short before it makes them few
+    if image.height * size[1] > limits.RESIZED_PIXELS:  # Pillow shortens rows before it reduces their number
         image = image.resize((image.width, size[0]), RESAMPLING[interpolation])
     return image.resize(size[::-1], RESAMPLING[interpolation])
 
@@ -29,11 +29,11 @@ def resize(image: Image.Image, size: tuple[int, int], interpolation: str) -> Ima
 def resized_crop(
     image: Image.Image, box: tuple[int, int, int, int], size: tuple[int, int], interpolation: str
 ) -> Image.Image:
-    """`box`, (top, left, height, width), of a picture, cut out and resized, antialiased."""
+    """Cuts `box`, (top, left, height, width), out of a picture and resizes it, antialiased."""
     top, left, height, width = box
     if height * size[1] > limits.RESIZED_PIXELS:
         return resize(image.crop((left, top, left + width, top + height)), size, interpolation)
-    # Bit for bit what a crop and a resize make, without a copy of the whole box: Pillow makes rows short first.
+    # Bit for bit the same as a crop and a resize, without a copy of the whole box: Pillow shortens rows first.
     rows = Image.new(image.mode, (size[1], height))
     for start, band in bands(image, box):
         rows.paste(band.resize((size[1], band.height), RESAMPLING[interpolation]), (0, start))
@@ -51,9 +51,9 @@ def center_crop(image: Image.Image, size: tuple[int, int], rounding: str = "even
 
 
 def resize_to_cover(image: Image.Image, size: tuple[int, int], interpolation: str) -> Image.Image:
-    """The picture at the smallest size that covers `size`, with its aspect ratio kept.
+    """The picture resized to the smallest size that covers `size`, keeping its aspect ratio.
 
-    A square `size` is rounded as torchvision's Resize rounds, any other as timm's ResizeKeepRatio.
+    A square `size` is rounded as in torchvision's Resize, any other as in timm's ResizeKeepRatio.
     """
     height, width = image.height, image.width
     if size[0] == size[1]:
@@ -66,8 +66,8 @@ def resize_to_cover(image: Image.Image, size: tuple[int, int], interpolation: st
 
 
 def without_ends(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The middle of a picture so thin that covering `size` would take too much memory; its centre stays where it is."""
-    ratio = min(image.height / size[0], image.width / size[1])  # pixels of the picture to one of the cover
+    """Cuts the ends off a picture so thin that covering `size` would take too much memory; its centre stays in place."""
+    ratio = min(image.height / size[0], image.width / size[1])  # pixels of the picture per pixel of the result
     most = (max(limits.RESIZED_PIXELS // other, 2 * side) for side, other in (size, size[::-1]))
     top, left = (
         max(math.floor(have - 8 - want * ratio) // 2, 0)
@@ -84,10 +84,10 @@ def random_crop_box(
     rng: np.random.Generator,
     clip: bool = False,
 ) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of a random resized crop, drawn as torchvision's RandomResizedCrop draws it.
+    """(top, left, height, width) of a random resized crop, drawn as in torchvision's RandomResizedCrop.
 
-    The share of the area is uniform, the ratio width / height log-uniform; after ten boxes that do not fit, the largest
-    centred box whose ratio is within bounds. With `clip`, the first box is cut to fit instead (MAE's util/crop.py).
+    The fraction of the area is uniform, the ratio width / height log-uniform; after ten boxes that do not fit, it is the
+    largest centred box with a ratio within bounds. With `clip`, the first box is cut to fit instead (MAE's util/crop.py).
     """
     for _ in range(10):
         target = height * width * rng.uniform(*area)
@@ -107,10 +107,10 @@ def random_crop_box(
 
 @dataclasses.dataclass(frozen=True)
 class EvalTransform:
-    """Resize and centre crop (`crop`: the share of the short side that is kept), or squash the whole picture.
+    """Resizes and centre crops (`crop`: the fraction of the short side to keep), or squashes the whole picture.
 
-    rounding: of the crop's margins, see `center_crop`.
-    memory: for `decode`, bytes.
+    rounding: how the crop's margins are rounded, see `center_crop`.
+    memory: bytes for `decode`.
     """
 
     size: tuple[int, int]
@@ -121,7 +121,7 @@ class EvalTransform:
     memory: int = limits.PICTURE_MEMORY
 
     def __call__(self, image: Image.Image) -> np.ndarray:
-        """uint8[H, W, 3] of an RGB picture."""
+        """uint8[H, W, 3] from an RGB picture."""
         if self.squash:
             return np.asarray(resize(image, self.size, self.interpolation))
         cover = tuple(math.floor(side / self.crop) for side in self.size)
@@ -130,7 +130,7 @@ class EvalTransform:
 
 
 def eval_transform(data) -> EvalTransform:
-    """The evaluation transform of a config's `data` section."""
+    """The evaluation transform from a config's `data` section."""
     if not 0 < data.eval_crop <= 1:
         raise ConfigError(f"config key 'data.eval_crop' must be in (0, 1], got {data.eval_crop}")
     return EvalTransform(
@@ -143,7 +143,7 @@ def eval_transform(data) -> EvalTransform:
 
 
 def image_size(data) -> tuple[int, int]:
-    """(height, width) of the config key data.image_size."""
+    """(height, width) from the config key data.image_size."""
     size = data.image_size if isinstance(data.image_size, tuple) else (data.image_size, data.image_size)
     if len(size) != 2 or not all(type(side) is int and 0 < side <= limits.IMAGE_SIDE for side in size):
         raise ConfigError(

@@ -1,11 +1,11 @@
-"""What systems leave in folders of pictures: passed over everywhere, counted, and said once."""
+"""Files that operating systems leave in folders of pictures: skipped everywhere, counted, and reported once."""
 
 import sys
 from collections import Counter
 
 from vision_jax.files import printable
 
-# Besides hidden files, such as .DS_Store and ._x.jpg, which macOS writes where it cannot keep a file's other data.
+# In addition to hidden files, such as .DS_Store and ._x.jpg, in which macOS keeps a file's extra data.
 _JUNK = {
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),  # Windows
     *("__macosx", "icon\r", "@eadir", "lost+found", "__pycache__"),
@@ -18,20 +18,20 @@ def is_junk(name: str) -> bool:
 
 
 class Skipped:
-    """Counts what is passed over in a folder."""
+    """Counts what is skipped in a folder."""
 
     def __init__(self, folder: str):
         self._folder, self._names = folder, Counter()
 
     def passes(self, name: str) -> bool:
-        """Whether a file or folder of that name is no junk."""
+        """Whether a file or folder of that name is not junk."""
         if is_junk(name):
             self._names["._*" if name.startswith("._") else name] += 1
             return False
         return True
 
     def tell(self) -> None:
-        """Says on stderr, once in a process, what was passed over."""
+        """Reports on stderr, once per process, what was skipped."""
         if not self._names:
             return
         names = ", ".join(printable(name) for name, _ in self._names.most_common(3))

@@ -1,10 +1,10 @@
 """The input pipeline: a function of the step.
 
-    example ids, shuffled anew each epoch -> repeated -> loaded and augmented -> this process's rows -> batches
+    example ids, reshuffled each epoch -> repeated -> loaded and augmented -> this process's rows -> batches
 
-Position p of the endless training order decides which example is seen and how it is augmented, so the batches from step
-k on are those of a run that was never interrupted, for any number of workers, threads and processes. Nothing about the
-data needs saving but the step.
+Position p in the endless training order decides which example is seen and how it is augmented, so the batches from step
+k on are those of a run that was never interrupted, for any number of workers, threads and processes. The step is all
+that needs saving about the data.
 """
 
 import dataclasses
@@ -31,15 +31,15 @@ from vision_jax.signals import HEARD
 Batch = dict[str, np.ndarray]
 Fields = dict[str, Field]
 
-_CLOSING = 10.0  # seconds that workers have to end by themselves
+_CLOSING = 10.0  # seconds for workers to end by themselves
 _ENDLESS = 2**60  # examples; at sys.maxsize, which Grain uses, its own rounding overflows
 
 
 class Batches(Iterator[Batch]):
-    """Batches made ahead by threads or worker processes, which end with `close()`, the `with` block or an error.
+    """Batches prefetched by threads or worker processes, which end with `close()`, the `with` block or an error.
 
-    Each batch has the `fields` that it is made of, "mask": bool[b] (False: a broken image or padding, whose fields are
-    zeros) and "id": int32[b] (the example's index in its source, -1 for padding).
+    Each batch has its `fields`, "mask": bool[b] (False: a broken image or padding, whose fields are zeros) and "id":
+    int32[b] (the example's index in its source, -1 for padding).
     """
 
     def __init__(self, dataset, data, batch_bytes: int):
@@ -55,9 +55,9 @@ class Batches(Iterator[Batch]):
         if workers:
             options = grain.MultiprocessingOptions(num_workers=workers)
             dataset = dataset.mp_prefetch(options, worker_init_fn=_start_worker)
-        self._others = set(multiprocessing.active_children())  # as those of training, while evaluation goes on
+        self._others = set(multiprocessing.active_children())  # such as those of training during evaluation
         self._iterator = iter(dataset)
-        self._first: queue.SimpleQueue | None = queue.SimpleQueue()  # of what `_start` has made
+        self._first: queue.SimpleQueue | None = queue.SimpleQueue()  # what `_start` has made
         threading.Thread(target=self._start, daemon=True).start()
 
     def __next__(self) -> Batch:
@@ -83,8 +83,8 @@ class Batches(Iterator[Batch]):
         return batch
 
     def _start(self) -> None:
-        """Makes the first batch, for which Grain starts its threads, and these the worker processes. All inherit this
-        thread's mask of signals: no worker is ended by one before it can ignore it, as `_start_worker` does."""
+        """Makes the first batch, for which Grain starts its threads, and they the worker processes. All inherit this
+        thread's signal mask, so that no signal ends a worker before `_start_worker` ignores it."""
         _start_tracker()  # now, since that would lift the mask
         signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
         try:
@@ -100,7 +100,7 @@ class Batches(Iterator[Batch]):
         closing = threading.Thread(target=iterator.close, daemon=True)
         closing.start()
         closing.join(_CLOSING)
-        if closing.is_alive():  # a worker that never answers; Grain waits for it without end
+        if closing.is_alive():  # a worker never answers, and Grain would wait for it forever
             for worker in set(multiprocessing.active_children()) - self._others:
                 worker.kill()
             closing.join(_CLOSING)
@@ -124,15 +124,15 @@ def train_batches(
     fields: Fields | None = None,
     reader: Callable | None = None,
 ) -> Batches:
-    """Endless training batches of config.batch_size examples from `start_step` on, or of only these `rows` of each.
+    """Endless training batches of config.batch_size examples from `start_step` on, or only the `rows` of each.
 
-    `source`: that of `config.data.train`, opened anew by default. `reader(example, rng)` makes the arrays of the `fields`
-    of one of its examples: by default pictures with labels.
+    `source`: that of `config.data.train`, opened here by default. `reader(example, rng)` makes the arrays of the `fields`
+    from an example: by default pictures with labels.
 
-    The rows that several processes make are together the batches that one would make. Repeated augmentation
-    (config.data.augment.repeats = r; Hoffer et al., 2020) puts r differently augmented copies of an example one after
-    the other, so they share a batch. An epoch keeps its length and thus holds one image in r; unlike DeiT's RASampler,
-    which draws a new permutation for it, the next epoch goes on with the images that have not been seen.
+    The rows of several processes together form the batches that one process would make. Repeated augmentation
+    (config.data.augment.repeats = r; Hoffer et al., 2020) puts r differently augmented copies of an example in a row, so
+    they share a batch. An epoch keeps its length and so holds one image in r; the next epoch continues with the images
+    not yet seen, unlike DeiT's RASampler, which draws a new permutation.
     """
     import grain
 
@@ -155,9 +155,9 @@ def eval_batches(
     fields: Fields | None = None,
     reader: Callable | None = None,
 ) -> Batches:
-    """Batches of batch_size examples that show every example of `source` once, or only these `rows` of each.
+    """Batches of batch_size examples that show every example of `source` once, or only the `rows` of each.
 
-    The last batch is padded with mask=False, so that every process makes the same number. `fields`, `reader`: as of
+    The last batch is padded with mask=False, so that every process makes the same number. `fields`, `reader`: as in
     `train_batches`.
     """
     import grain
@@ -170,7 +170,7 @@ def eval_batches(
 
 
 def _batches(examples, config, batch_size: int, rows: Sequence[int] | None, row_bytes: int, start: int = 0) -> Batches:
-    """Batches of a grain.MapDataset of examples from the one of index `start` on."""
+    """Batches of a grain.MapDataset of examples, from batch `start` on."""
     import grain
 
     if rows is not None:
@@ -179,7 +179,7 @@ def _batches(examples, config, batch_size: int, rows: Sequence[int] | None, row_
 
 
 def _training_order(source: Source, seed: int):
-    """An endless grain.MapDataset of example ids; every source of a mix is shuffled and repeated on its own."""
+    """An endless grain.MapDataset of example ids; each source of a mix is shuffled and repeated on its own."""
     import grain
 
     source = source.source if isinstance(source, Renumbered) else source
@@ -192,7 +192,7 @@ def _training_order(source: Source, seed: int):
 
 
 def _derived(seed: int, index: int) -> int:
-    """Seeds of 32 bits whose streams have nothing in common: Grain adds the epoch to a seed."""
+    """A 32-bit seed whose stream shares nothing with those of other indices: Grain adds the epoch to a seed."""
     return int(np.random.SeedSequence((seed % 2**64, index)).generate_state(1)[0])
 
 
@@ -212,7 +212,7 @@ class _Repeated:
 
 @dataclasses.dataclass(frozen=True)
 class _Rows:
-    """Of every `batch_size` elements of a dataset those at `rows`."""
+    """The elements at `rows` of every `batch_size` elements of a dataset."""
 
     dataset: "grain.MapDataset"  # noqa: F821
     batch_size: int
@@ -228,7 +228,7 @@ class _Rows:
 
 @dataclasses.dataclass(frozen=True)
 class _Row:
-    """One row of a batch; of an example that cannot be read, or of padding, the fields are zeros and the mask False."""
+    """One row of a batch; for an unreadable example or padding, the fields are zeros and the mask is False."""
 
     source: Source
     fields: Fields
@@ -270,8 +270,8 @@ def _check_counts(data) -> None:
 
 
 def _check_shared_memory(workers: int, batch_bytes: int) -> None:
-    """Containers give 64 MB by default, and a worker that needs more dies of SIGBUS without a word."""
-    needed = 2 * workers * batch_bytes  # one batch ready and one under way in each
+    """Checks the shared memory: containers give 64 MB by default, and a worker that needs more dies silently of SIGBUS."""
+    needed = 2 * workers * batch_bytes  # one batch ready and one in progress in each
     if workers and os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free < needed:
         raise ConfigError(
             f"{workers} worker processes need {needed / 1e6:.0f} MB of shared memory for their batches, and /dev/shm "
@@ -281,7 +281,7 @@ def _check_shared_memory(workers: int, batch_bytes: int) -> None:
 
 
 def _parse_absl_flags() -> None:
-    """Grain reads absl flags when it starts workers, which fails in a program that does not use absl."""
+    """Parses absl flags, which Grain reads when it starts workers; this fails in a program that does not use absl."""
     from absl import flags
 
     if not flags.FLAGS.is_parsed():
@@ -289,7 +289,7 @@ def _parse_absl_flags() -> None:
 
 
 def _start_tracker() -> None:
-    """Starts the process that frees shared memory which a killed worker leaves, without its warning that it does so."""
+    """Starts the process that frees shared memory left by a killed worker, without its warning."""
     before = list(sys.warnoptions)
     sys.warnoptions.append("ignore:resource_tracker:UserWarning")
     multiprocessing.resource_tracker.ensure_running()
@@ -297,9 +297,9 @@ def _start_tracker() -> None:
 
 
 def _start_worker(index: int, count: int) -> None:
-    """In a worker: leave signals that stop a run to the parent, and end with it however it ends.
+    """In a worker: leaves signals that stop a run to the parent, and ends when the parent ends, for whatever reason.
 
-    Ctrl-C reaches all processes of a terminal, and a scheduler's SIGTERM often all of a job.
+    Ctrl-C reaches all processes of a terminal, and a scheduler's SIGTERM often all processes of a job.
     """
     for number in HEARD:
         signal.signal(number, signal.SIG_IGN)

@@ -1,7 +1,7 @@
 """RandAugment (Cubuk et al., 2020) in timm's and big_vision's dialects, and the 3-Augment of DeiT III.
 
-A dialect is a table from an operation's name to its function and to the map from a magnitude to its argument. Levels of
-10 are the full strength of both dialects. The maps take the sign that was drawn, which symmetric operations use.
+A dialect is a table from an operation's name to its function and to the map from a magnitude to its argument. Level 10 is
+full strength in both dialects. The maps also take the drawn sign, which symmetric operations use.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ class Op(NamedTuple):
 
 
 class Geometry(NamedTuple):
-    """How geometric operations resample, and the colour of what they leave empty."""
+    """How geometric operations resample, and the colour with which they fill empty areas."""
 
     resample: Image.Resampling
     fill: tuple[int, int, int]
@@ -64,19 +64,19 @@ def _translate_y(image, pixels, geometry):
 
 
 def _posterize(image, bits, _):
-    """Keep the leading bits of each channel; none makes the picture black, which ImageOps.posterize refuses to do."""
+    """Keeps the leading bits of each channel; 0 bits make the picture black, which ImageOps.posterize does not support."""
     mask = 0xFF00 >> min(max(bits, 0), 8) & 0xFF
     return image.point([value & mask for value in range(256)] * 3)
 
 
 def _solarize_add(image, add, _):
-    """Brighten what is darker than the middle."""
+    """Brightens what is darker than the middle."""
     table = [min(255, value + add) if value < 128 else value for value in range(256)]
     return image.point(table * 3)
 
 
 def _enhance(kind: type) -> Callable:
-    """Blend with a degenerate version of the picture: 0 gives that version, 1 the picture."""
+    """Blends with a degenerate version of the picture: 0 gives that version, 1 the picture."""
     return lambda image, factor, _: kind(image).enhance(factor)
 
 
@@ -130,14 +130,14 @@ TIMM_INCREASING = _TIMM_COMMON | {
 
 
 def _contrast_to_area(image, factor, _):
-    """Blend with a grey of height * width / 256: what TF's code computes where it means the mean grey."""
+    """Blends with a grey of height * width / 256: what TF's code computes instead of the mean grey that it intends."""
     grey = min(255, image.width * image.height // 256)
     return Image.blend(Image.new("RGB", image.size, (grey,) * 3), image, factor)
 
 
 # google-research/big_vision, pp/autoaugment.py, distort_image_with_randaugment: 15 operations and cutout, always
-# applied. Its levels exceed 10 ("randaug(2,15)"), its translations and cutout are in pixels whatever the size of the
-# picture, and its solarize threshold is a uint8 that wraps around (its issue 110).
+# applied. Its levels exceed 10 ("randaug(2,15)"), its translations and cutout are in pixels whatever the picture's size,
+# and its solarize threshold is a uint8 that wraps around (its issue 110).
 BIG_VISION = _BOTH_DIALECTS | {
     "Posterize": Op(_posterize, lambda level, _: int(level / 10 * 4)),
     "Solarize": Op(_solarize, lambda level, _: int(level / 10 * 256) % 256),
@@ -150,7 +150,7 @@ BIG_VISION = _BOTH_DIALECTS | {
 
 
 def cutout(image: Image.Image, half: int, fill: tuple[int, int, int], rng: np.random.Generator) -> Image.Image:
-    """A square of side 2 * half, centred anywhere in the picture, is painted over."""
+    """Paints over a square of side 2 * half, centred anywhere in the picture."""
     x, y = int(rng.integers(image.width)), int(rng.integers(image.height))
     image = image.copy()
     image.paste(fill, (max(0, x - half), max(0, y - half), min(image.width, x + half), min(image.height, y + half)))
@@ -206,7 +206,7 @@ class BigVisionRandAugment:
 
 
 def three_augment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Grey, solarized or blurred, one of the three (Touvron et al., 2022; facebookresearch/deit, augment.py)."""
+    """Greys, solarizes or blurs, one of the three (Touvron et al., 2022; facebookresearch/deit, augment.py)."""
     match rng.integers(3):
         case 0:
             return ImageOps.grayscale(image).convert("RGB")
@@ -221,7 +221,7 @@ def parse_policy(text: str, mean: tuple[float, ...], interpolation: str) -> Call
 
     Args:
         text: see GRAMMAR.
-        mean: the data's mean colour in [0, 1], with which timm's geometric operations fill what they leave empty.
+        mean: the data's mean colour in [0, 1], with which timm's geometric operations fill empty areas.
         interpolation: "bicubic" or "bilinear", for the same operations.
     """
     if not text:

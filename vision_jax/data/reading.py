@@ -1,10 +1,10 @@
-"""How the host makes one row of a batch out of an example of a source.
+"""How the host makes one row of a batch from an example of a source.
 
-A reader is what a task's `reader(source, train)` returns: (example, rng) -> {name: array} with all `fields` of the task, of
-just their shapes, or the run stops. `rng`, from which all its randomness must come, follows from the example and the epoch, so
-that a run that goes on sees what it would have seen; in evaluation it is None. Worker processes get copies of a reader by
-pickle: a function of a module, a dataclass. An example for which it raises OSError or BrokenImage is skipped by the batch's
-mask; any other error stops the run.
+A task's `reader(source, train)` returns a reader: (example, rng) -> {name: array} with all `fields` of the task in exactly
+their shapes, or the run stops. All its randomness must come from `rng`, which depends on the example and the epoch, so that
+a resumed run sees the same data; in evaluation it is None. Worker processes get copies of a reader by pickle, so it must be
+a module's function or a dataclass. An example for which it raises OSError or BrokenImage is masked out of the batch; any
+other error stops the run.
 """
 
 import dataclasses
@@ -21,11 +21,11 @@ from vision_jax.errors import ConfigError
 from vision_jax.files import printable
 
 Rows = dict[str, np.ndarray]
-_told: set[str] = set()  # names of broken images, in this process
+_told: set[str] = set()  # names of broken images already reported in this process
 
 
 class Field(NamedTuple):
-    """What one example has in a batch's array [B, *shape] of `dtype`."""
+    """One example's part of a batch's array [B, *shape] of `dtype`."""
 
     shape: tuple[int, ...]
     dtype: Any
@@ -33,7 +33,7 @@ class Field(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class PictureReader:
-    """ "image", uint8[H, W, 3]: decoded, and transformed as in training, by `rng`, or as in evaluation."""
+    """Reads "image", uint8[H, W, 3]: decoded, and transformed as in training, with `rng`, or as in evaluation."""
 
     transform: TrainTransform | EvalTransform
 
@@ -43,7 +43,7 @@ class PictureReader:
 
 
 class LabelReader(PictureReader):
-    """A picture and its "label", int32: the number of its class, 0 where it has none."""
+    """Reads a picture and its "label", int32: the number of its class, 0 if it has none."""
 
     def __call__(self, example: Mapping, rng: np.random.Generator | None) -> Rows:
         if "labels" in example and "label" not in example:
@@ -55,7 +55,7 @@ class LabelReader(PictureReader):
 
 
 def transform_of(data, train: bool) -> TrainTransform | EvalTransform:
-    """The transform that a config's `data` section describes; raises ConfigError where its values make no sense."""
+    """The transform that a config's `data` section describes; raises ConfigError if its values make no sense."""
     return train_transform(data) if train else eval_transform(data)
 
 
@@ -64,12 +64,12 @@ def picture_fields(data) -> dict[str, Field]:
 
 
 def label_fields(data) -> dict[str, Field]:
-    """Of a `LabelReader`'s batches."""
+    """The fields of a `LabelReader`'s batches."""
     return {**picture_fields(data), "label": Field((), np.int32)}
 
 
 def read(source, id: int, reader: Callable, rng: np.random.Generator | None = None) -> Rows | None:
-    """What `reader` makes of an example; None where it cannot be read, which is told on stderr, once for each name."""
+    """What `reader` makes from an example; None if it cannot be read, which is reported on stderr, once per name."""
     name = f"example {id}"
     try:
         example = source[id]
@@ -79,6 +79,6 @@ def read(source, id: int, reader: Callable, rng: np.random.Generator | None = No
         why = reason(error)
     if name not in _told:
         _told.add(name)
-        # One piece, since other threads write, too.
+        # Written in one piece, since other threads write, too.
         print(f"skipping broken image {printable(name)}: {why}\n", end="", file=sys.stderr, flush=True)
     return None

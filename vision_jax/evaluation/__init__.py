@@ -1,9 +1,9 @@
-"""What is measured of a model. An evaluator is made once a run: `Evaluator(evaluation, **fields)`, with
+"""What is measured on a model. An evaluator is made once per run: `Evaluator(evaluation, **fields)`, with
 
     metrics                                     the names of what it measures
     run(variables) -> {metric: value}           a number, or a picture uint8[H, W, 3]
 
-An entry of `config.evals` names its kind and sets its fields; what it measures is reported as NAME/METRIC.
+An entry of `config.evals` names its kind and sets its fields; its results are reported as NAME/METRIC.
 """
 
 import numpy as np
@@ -26,13 +26,13 @@ EVALUATORS = {
     "zero_shot": "vision_jax.evaluation.zero_shot:ZeroShotEvaluator",
     "retrieval": "vision_jax.evaluation.retrieval:RetrievalEvaluator",
 }
-TAKEN = ("train", "seconds", "eval")  # names that metrics of a run begin with, now or before
+TAKEN = ("train", "seconds", "eval")  # prefixes of a run's metrics, now or in earlier versions
 
 
 def make_evaluators(task, config, mesh) -> dict:
-    """name -> evaluator, for those that suit the task and that the config does not switch off (`every` empty).
+    """{name: evaluator}, for those that suit the task and that the config does not switch off (`every` empty).
 
-    Raises ConfigError where the config asks for one that does not suit the task; a default asks for nothing.
+    Raises ConfigError if the config asks for one that does not suit the task; a default value does not ask.
     """
     if config.evals.batch_size < 0:
         raise ConfigError(f"config.evals.batch_size must be 0 or above, got {config.evals.batch_size}")
@@ -47,7 +47,7 @@ def make_evaluators(task, config, mesh) -> dict:
 
 
 def suits(name: str, entry: Section, task, config) -> bool:
-    """Whether the task has what a built-in kind measures; raises ConfigError where it has not and is asked for."""
+    """Whether the task supports a built-in kind; raises ConfigError if it does not and the config asks for it."""
     if entry.kind in (*task.evaluations, "task"):
         return True
     default = SCHEMA["evals"].keys.get(name)
@@ -60,7 +60,7 @@ def suits(name: str, entry: Section, task, config) -> bool:
 
 
 def make_evaluator(name: str, entry: Section, task, config, mesh):
-    """The evaluator of an entry of `config.evals`."""
+    """The evaluator for an entry of `config.evals`."""
     key = f"config.evals.{name}"
     if not entry.kind:
         raise ConfigError(f"{key}.kind is not set: one of {', '.join(EVALUATORS)} or package.module:Attribute")
@@ -75,7 +75,7 @@ def make_evaluator(name: str, entry: Section, task, config, mesh):
 
 
 def measure(evaluators: dict, variables: dict) -> dict:
-    """{"NAME/METRIC": number or picture} of all evaluators, one after the other; they share the features that they extract."""
+    """{"NAME/METRIC": number or picture} from all evaluators, run in turn; they share the features that they extract."""
     with shared_features():
         return {
             f"{name}/{metric}": _measured(f"{name}/{metric}", value)

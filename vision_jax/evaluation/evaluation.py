@@ -1,4 +1,4 @@
-"""What an evaluator is given: an entry of `config.evals`, and what it is about."""
+"""What an evaluator is given: an entry of `config.evals`, and its context."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -12,9 +12,9 @@ from vision_jax.evaluation.examples import every_example, every_row
 
 
 class Evaluation(NamedTuple):
-    """All that an evaluator needs; `vision_jax.evaluation` says what one is.
+    """All that an evaluator needs; `vision_jax.evaluation` describes evaluators.
 
-    One that counts right answers of a classifier, for example:
+    An example that measures a classifier's accuracy:
 
         class Right:
             metrics = ("share",)
@@ -28,19 +28,19 @@ class Evaluation(NamedTuple):
     """
 
     name: str  # of the entry in config.evals
-    spec: Any  # names the source that it is measured on
+    spec: Any  # names the source to measure on
     task: Any  # a `vision_jax.tasks.task.Task`
     config: Any  # of the run
-    mesh: Mesh  # of the devices, over which `batches` are spread
+    mesh: Mesh  # the devices over which `batches` are spread
 
     @property
     def key(self) -> str:
-        """Of the config, for messages."""
+        """The config key, for messages."""
         return f"config.evals.{self.name}"
 
     @property
     def source(self) -> Any:
-        """What `spec` names, opened. Raises ConfigError where it names nothing."""
+        """The source that `spec` names, opened. Raises ConfigError if it names none."""
         if not self.spec:
             raise ConfigError(f"{self.key} has nothing to be measured on: set {self.key}.source or config.data.eval")
         return open_source(self.spec, tfds_dir=self.config.data.tfds_dir)
@@ -52,9 +52,10 @@ class Evaluation(NamedTuple):
         return every_example(source, self.config, self.mesh, self.task.fields, reader)
 
     def rows(self, function: Callable) -> Callable[[dict], Iterator[list[np.ndarray]]]:
-        """variables -> for each of the `batches`, what `function(variables, batch)` makes of its readable examples.
+        """A function: variables -> the results of `function(variables, batch)` for each batch's readable examples.
 
-        The function gives arrays [B, ...] and is compiled; its rows are arrays [n, ...] on the host, whole in every process.
+        `function` returns arrays [B, ...] and is compiled; the results are arrays [n, ...] on the host, whole in every
+        process.
         """
         source, rows = self.source, every_row(function, self.mesh)
         reader = self.task.reader(source, train=False)

@@ -1,4 +1,4 @@
-"""Every example of a source exactly once, on the devices, and what is made of them there."""
+"""Puts every example of a source on the devices exactly once, and computes on them there."""
 
 import itertools
 import math
@@ -18,9 +18,10 @@ def every_example(
 ) -> Iterator[dict]:
     """Batches over the mesh's batch axes that show each example of `source` once, all of one size.
 
-    The `fields` that `reader` makes, by default "image": uint8[B, H, W, 3] and "label": int32[B]; "mask": bool[B], False
-    for broken images and the last batch's padding; and "id": int32[B], the example's index in the source, in whose order
-    they come. B is `config.evals.batch_size`, rounded up to what the devices share evenly and cut to the length of the source.
+    They hold the `fields` that `reader` makes, by default "image": uint8[B, H, W, 3] and "label": int32[B]; "mask":
+    bool[B], False for broken images and the last batch's padding; and "id": int32[B], the example's index in the source.
+    Examples come in the source's order. B is `config.evals.batch_size`, rounded up to what the devices share evenly and cut
+    to the length of the source.
     """
     ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     wanted = min(config.evals.batch_size or config.batch_size, len(source))
@@ -31,10 +32,10 @@ def every_example(
 
 
 def every_row(function: Callable, mesh: Mesh) -> Callable[[dict, Iterator[dict]], Iterator[list[np.ndarray]]]:
-    """(variables, batches) -> of each batch the rows of its readable examples.
+    """A function: (variables, batches) -> for each batch, the rows of its readable examples.
 
-    These are arrays [n, ...], one for each array [B, ...] that `function(variables, batch)` gives: compiled on the devices,
-    whole on the host in every process.
+    The rows are arrays [n, ...], one per array [B, ...] from `function(variables, batch)`, which is compiled and runs on
+    the devices; they are whole on the host in every process.
     """
 
     def step(variables, batch):
@@ -50,12 +51,12 @@ def every_row(function: Callable, mesh: Mesh) -> Callable[[dict, Iterator[dict]]
 
 
 def one_ahead(steps: Iterator) -> Iterator:
-    """The same, each once the next is dispatched, which runs while this one is read."""
+    """The same steps, each yielded once the next is dispatched, so that the next runs while this one is read."""
     for part, _ in itertools.pairwise(itertools.chain(steps, [None])):
         yield part
 
 
 def readable_rows(*arrays) -> list[np.ndarray]:
-    """The rows of arrays [B, ...] where the last, bool[B], is True; on the host."""
+    """On the host, the rows of arrays [B, ...] for which the last array, bool[B], is True."""
     *arrays, mask = jax.device_get(arrays)
     return [array[mask] for array in arrays]

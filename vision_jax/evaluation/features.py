@@ -1,4 +1,4 @@
-"""Frozen features of whole data sources, and their way back onto the devices."""
+"""Frozen features of whole data sources, and moving them back onto the devices."""
 
 import contextlib
 import contextvars
@@ -22,7 +22,7 @@ _kept: contextvars.ContextVar[dict | None] = contextvars.ContextVar("kept_featur
 
 @contextlib.contextmanager
 def shared_features() -> Iterator[None]:
-    """Inside, what one FeatureExtractor has extracted is there for all others of the task; at the end it is dropped."""
+    """A context in which the FeatureExtractors of a task share what they have extracted; it is dropped at the end."""
     token = _kept.set({})
     try:
         yield
@@ -40,7 +40,7 @@ class FeatureExtractor:
     def __call__(self, variables: dict, spec: str | tuple) -> tuple[np.ndarray, np.ndarray]:
         """Features float32[n, D] and labels int32[n] of the n readable examples of the source that `spec` names.
 
-        In the source's order; of a mix every example counts once, whatever the weights. Labels are the source's own.
+        They are in the source's order; every example of a mix counts once, whatever its weight. Labels are the source's.
         """
         kept = _kept.get()
         if kept is None:
@@ -59,7 +59,7 @@ class FeatureExtractor:
 
 
 def labelled_rows(rows: jax.Array, batch: dict) -> tuple:
-    """What `in_order` takes of a batch, by `every_row`."""
+    """The rows that `in_order` takes from a batch, through `every_row`."""
     return rows, batch["label"], batch["id"]
 
 
@@ -71,10 +71,10 @@ def in_order(parts: Iterator[list[np.ndarray]]) -> tuple[np.ndarray, np.ndarray,
 
 
 def learned_source(at: Evaluation, train: str | tuple):
-    """What an evaluator learns classes from, `train` or the training data: (spec, source, numbers).
+    """(spec, source, numbers) for the source that an evaluator learns classes from: `train` or the training data.
 
-    numbers: int32[C], for each class of the evaluation data its number in the source, see `learned_numbers`. Raises
-    ConfigError where one of the two has no classes, or the evaluation data some that the source does not know.
+    numbers: int32[C], the number in the source of each class of the evaluation data, see `learned_numbers`. Raises
+    ConfigError if either has no classes, or the evaluation data has classes that the source lacks.
     """
     spec = train or at.config.data.train
     source = open_source(spec, tfds_dir=at.config.data.tfds_dir)
@@ -85,9 +85,9 @@ def learned_source(at: Evaluation, train: str | tuple):
 
 
 def in_chunks(x: np.ndarray, rows: int, mesh: Mesh, fill=0) -> jax.Array:
-    """A host array [n, ...] as [chunks, c, ...], each chunk's c rows, at most about `rows`, spread over the batch axes.
+    """A host array [n, ...] as [chunks, c, ...], with c at most about `rows`, and each chunk spread over the batch axes.
 
-    The end is padded with `fill`. Every process has the whole of `x`, and places its own part.
+    The end is padded with `fill`. Every process has all of `x`, and places its own part.
     """
     ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     chunks = -(-len(x) // max(rows, ways))

@@ -14,15 +14,15 @@ from vision_jax.ops.losses import topk_correct, tops
 from vision_jax.ops.sharding import BATCH_AXES
 from vision_jax.ops.unit_vectors import unit_vectors
 
-SCRATCH = 2**26  # elements of the similarities that a device holds at a time
-VOTERS = 1024  # queries whose votes for all classes a device holds at a time
+SCRATCH = 2**26  # elements of the similarities that a device holds at once
+VOTERS = 1024  # queries whose votes for all classes a device holds at once
 
 
 class KNNEvaluator:
-    """The share of the examples that their nearest training examples classify right: `top1`, `top5`.
+    """The share of examples that their nearest training examples classify correctly: `top1`, `top5`.
 
     The k training examples whose features have the largest cosine similarity s vote for their class with a weight of
-    exp(s / temperature). A class without a vote is never right, and with five classes or fewer there is no top 5.
+    exp(s / temperature). A class without a vote is never right; with five classes or fewer there is no top 5.
     """
 
     def __init__(self, at: Evaluation, *, train: str | tuple, k: int, temperature: float):
@@ -62,13 +62,13 @@ class KNNEvaluator:
 
 
 def count_correct(queries, labels, bank, bank_labels, *, k: int, temperature: float, num_classes: int, tops: tuple):
-    """For each n of `tops`, how many queries of all devices have their label among the n classes with most votes.
+    """For each n in `tops`, how many queries on all devices have their label among the n classes with the most votes.
 
-    Within shard_map over the batch axes; queries float[q, D] and labels int32[q] (-1: padding) are a device's own, the
-    bank as `nearest_neighbors` takes it. int32[] each, the same on every device.
+    For use in shard_map over the batch axes; queries float[q, D] and labels int32[q] (-1: padding) are a device's own,
+    the bank is as in `nearest_neighbors`. Counts are int32[] each, the same on every device.
     """
     similarity, neighbor_labels = nearest_neighbors(queries, bank, bank_labels, k)
-    # Relative to the nearest, since exp(1 / temperature) may overflow; padding is infinitely far and has no weight.
+    # Relative to the nearest, since exp(1 / temperature) may overflow; padding has similarity -inf and no weight.
     weights = jnp.exp((similarity - similarity[:, :1]) / temperature)
 
     def judge(query):
@@ -81,22 +81,22 @@ def count_correct(queries, labels, bank, bank_labels, *, k: int, temperature: fl
 
 
 def nearest_neighbors(queries, bank, bank_labels, k: int):
-    """The k rows of the bank with the largest cosine similarity to each query, nearest first, equal ones in order.
+    """The k rows of the bank with the largest cosine similarity to each query, nearest first, ties in order.
 
-    Within shard_map over the batch axes: the bank lies spread over the devices in chunks, float[chunks, c, D] and
+    For use in shard_map over the batch axes: the bank is spread over the devices in chunks, float[chunks, c, D] and
     int32[chunks, c] (-1: padding) on each; one chunk at a time is gathered and compared with a device's own queries
-    float[q, D], so that no device ever holds the bank or all similarities.
+    float[q, D], so that no device ever holds the whole bank or all similarities.
 
     Returns:
-        Similarities float32[q, k] and labels int32[q, k]; -inf and -1 where the bank has fewer than k rows. NaN has
-        become inf, ahead of all.
+        Similarities float32[q, k] and labels int32[q, k]; -inf and -1 where the bank has fewer than k rows. NaN becomes
+        inf, ahead of all.
     """
     queries = unit_vectors(queries)
 
     def compare(best, chunk):
         rows, labels = jax.lax.all_gather(chunk, BATCH_AXES, tiled=True)  # [C, D], [C]
         similarity = jnp.matmul(queries, unit_vectors(rows).T, precision="highest")  # [q, C]
-        similarity = jnp.where(jnp.isnan(similarity), jnp.inf, similarity)  # top_k puts some NaN first, others last
+        similarity = jnp.where(jnp.isnan(similarity), jnp.inf, similarity)  # top_k puts some NaNs first, others last
         similarity = jnp.where(labels < 0, -jnp.inf, similarity)
         similarity, index = jax.lax.top_k(similarity, min(k, len(labels)))
         similarity = jnp.concatenate([best[0], similarity], axis=1)

@@ -1,4 +1,4 @@
-"""Evaluation data against the classes that were learned."""
+"""Matches evaluation data to the learned classes."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ from vision_jax.evaluation.evaluation import Evaluation
 from vision_jax.evaluation.told import tell_once
 from vision_jax.files import printable
 
-SHOWN = 5  # names of classes in a line
+SHOWN = 5  # class names per line
 
 
 def labelled(at: Evaluation):
-    """The evaluation's source; raises ConfigError where it has no classes."""
+    """The evaluation's source; raises ConfigError if it has no classes."""
     source = at.source
     if not source.num_classes:
         raise ConfigError(f"{at.key} needs data with classes, and {at.spec!r} has none; set evals.{at.name}.source")
@@ -22,14 +22,14 @@ def labelled(at: Evaluation):
 
 
 def learned_numbers(source, spec, class_names: Sequence[str], num_classes: int, whose: str) -> np.ndarray:
-    """int32[C]: for each of the classes of `source`, which `spec` names, its number among those learned.
+    """int32[C]: the number of each class of `source`, which `spec` names, among the learned classes.
 
-    By name, or where either has no names by number. Which of those learned have no example is told once.
+    Classes match by name, or by number if either has no names. Learned classes that `source` lacks are reported once.
 
     Args:
-        class_names: of the classes learned, () where they have none. Outputs of a model may be more.
-        num_classes: how many classes can be told apart.
-        whose: who learned them, in messages.
+        class_names: of the learned classes, () if they have none. A model may have more outputs.
+        num_classes: how many classes can be distinguished.
+        whose: who learned them, for messages.
 
     Raises:
         ConfigError: the source has a class that was not learned.

@@ -1,4 +1,4 @@
-"""Logistic regression on frozen features, of all training examples or of a few a class."""
+"""Logistic regression on frozen features, of all training examples or of a few per class."""
 
 import functools
 
@@ -15,20 +15,20 @@ from vision_jax.ops.losses import one_hot_targets, softmax_cross_entropy, topk_c
 from vision_jax.ops.sharding import BATCH_AXES
 
 HELD_OUT = 5  # one example in five chooses the regulariser
-SEED = 0  # of that choice and of the few shots: the same examples whatever the run's own seed
-TOLERANCE = 1e-6  # largest component of the gradient at which a fit ends
+SEED = 0  # for that choice and the few shots: the same examples whatever the run's seed
+TOLERANCE = 1e-6  # a fit ends when the gradient's largest component is this small
 SCRATCH = 2**26  # logits of a chunk of examples, over all devices
 
 
 class LinearProbeEvaluator:
     """Top-1 of a linear classifier fitted to frozen training features.
 
-    `top1` with the regulariser `l2`, which of the field `l2` gives the best accuracy on a fifth of
-    the training examples (the lower loss where two do) when fitted to the others; then it is fitted to all, as in CLIP
-    (Radford et al., 2021, https://arxiv.org/abs/2103.00020, appendix A.3). `{n}shot_top1` from n examples a class
-    (all of a class that has fewer), whose regulariser is `shots_l2`, since nothing can be held out.
+    `top1`: with the regulariser from the field `l2` that, fitted to four fifths of the training examples, gives the best
+    accuracy on the rest (in a tie, the lower loss); then it is fitted to all, as in CLIP (Radford et al., 2021,
+    https://arxiv.org/abs/2103.00020, appendix A.3). `{n}shot_top1`: from n examples per class (all if a class has
+    fewer), with the regulariser `shots_l2`, since nothing can be held out.
 
-    Features are standardised with the mean and standard deviation of the examples that are fitted.
+    Features are standardised with the mean and standard deviation of the fitted examples.
     """
 
     def __init__(self, at: Evaluation, *, train: str | tuple, l2: tuple, max_iter: int, shots: tuple, shots_l2: float):
@@ -36,7 +36,7 @@ class LinearProbeEvaluator:
         self.train, source, self.numbers = learned_source(at, train)
         self.num_classes = source.num_classes
         check_settings(at.key, l2, max_iter, shots, shots_l2, self.num_classes, len(source))
-        self.l2 = sorted(l2, reverse=True)  # each fit starts where the one before it, more strongly held back, ended
+        self.l2 = sorted(l2, reverse=True)  # each fit starts where the previous one, more strongly regularised, ended
         self.shots, self.shots_l2 = shots, shots_l2
         self.metrics = ("top1", "l2", *(f"{n}shot_top1" for n in self.shots))
         self.extract = FeatureExtractor(at.task, at.config, at.mesh)
@@ -61,7 +61,7 @@ class LinearProbeEvaluator:
         return metrics
 
     def sweep(self, features, labels, test_features, test_labels) -> tuple[float, float]:
-        """(top-1 of the test examples, the regulariser chosen on the held-out part of the others)."""
+        """(top-1 on the test examples, the regulariser chosen on the held-out training examples)."""
         mean, std = moments(features)
         held_out = np.random.default_rng(SEED).permutation(len(labels)) % HELD_OUT == 0
         if held_out.all():
@@ -98,7 +98,7 @@ class LinearProbeEvaluator:
 
 
 def fit(params: dict, data: tuple, l2, max_iter: int = 1000, tolerance: float = TOLERANCE) -> dict:
-    """Multinomial logistic regression by L-BFGS from `params` on: argmin mean cross-entropy + l2 / 2 |kernel|^2.
+    """Multinomial logistic regression by L-BFGS, starting from `params`: argmin mean cross-entropy + l2 / 2 |kernel|^2.
 
     That is scikit-learn's LogisticRegression with C = 1 / (l2 n); the bias is not regularised there either.
 
@@ -106,8 +106,8 @@ def fit(params: dict, data: tuple, l2, max_iter: int = 1000, tolerance: float = 
         params: {"kernel": float32[D, K], "bias": float32[K]}.
         data: features float32[chunks, c, D], labels int32[chunks, c], weights float32[chunks, c].
         l2: float above 0.
-        max_iter: iterations at most.
-        tolerance: the largest component of the gradient at which to stop.
+        max_iter: the most iterations.
+        tolerance: stop when the gradient's largest component is this small.
     """
 
     def objective(params):
@@ -125,7 +125,7 @@ def fit(params: dict, data: tuple, l2, max_iter: int = 1000, tolerance: float = 
 
     def unfinished(carry):
         *_, iteration, gradient = carry
-        return (iteration < max_iter) & (gradient > tolerance)  # a gradient that is not a number ends it, too
+        return (iteration < max_iter) & (gradient > tolerance)  # a NaN gradient ends it, too
 
     return jax.lax.while_loop(unfinished, improve, (params, solver.init(params), 0, jnp.inf))[0]
 
@@ -133,7 +133,7 @@ def fit(params: dict, data: tuple, l2, max_iter: int = 1000, tolerance: float = 
 def score(params: dict, data: tuple) -> tuple[jax.Array, jax.Array]:
     """(cross-entropy, top-1), float32[] each: weighted means over `data` as `fit` takes it."""
 
-    @jax.checkpoint  # logits are computed again for the gradient: those of one chunk at a time are held
+    @jax.checkpoint  # logits are recomputed for the gradient, so that only one chunk's are held at a time
     def add(sums, chunk):
         features, labels, weights = chunk
         logits = jnp.matmul(features, params["kernel"], precision="highest") + params["bias"]
@@ -146,7 +146,7 @@ def score(params: dict, data: tuple) -> tuple[jax.Array, jax.Array]:
 
 
 def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation float32[D] of [n, D]; 1 for a feature that is constant but for rounding."""
+    """Mean and standard deviation float32[D] of [n, D]; 1 for a feature that is constant up to rounding."""
     mean = features.mean(0, dtype=np.float64)
     std = np.sqrt(np.square(features - mean.astype(np.float32)).mean(0, dtype=np.float64))
     std = np.where(std > 1e-6 * np.abs(mean), std, 1.0)
@@ -154,7 +154,7 @@ def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_shots(labels: np.ndarray, n: int) -> np.ndarray:
-    """Indices of `n` examples of every class, or all of a class that has fewer; more shots hold those of fewer."""
+    """Indices of `n` examples per class, or all of a class that has fewer; larger `n` includes those of smaller."""
     order = np.random.default_rng(SEED).permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
     starts = np.searchsorted(labels[order], labels[order])

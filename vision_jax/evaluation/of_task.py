@@ -1,4 +1,4 @@
-"""What the task itself measures, over every example of a source exactly once."""
+"""The task's own metrics, over every example of a source exactly once."""
 
 import functools
 
@@ -15,7 +15,7 @@ from vision_jax.evaluation.learned_classes import labelled, learned_numbers
 
 
 class TaskEvaluator:
-    """The means of the metrics of the task's loss in evaluation mode, and its `score` of every example."""
+    """The means of the metrics of the task's loss in evaluation mode, and of its `score` for every example."""
 
     def __init__(self, at: Evaluation):
         self.at, self.source = at, self.open(at)
@@ -39,7 +39,7 @@ class TaskEvaluator:
     def run(self, variables: dict) -> dict[str, float]:
         """`{"loss": ..., ..., "examples": ...}`, means over the source's examples.
 
-        Raises ConfigError where none of them can be read.
+        Raises ConfigError if none of them can be read.
         """
         sums, rows, step = None, [], functools.partial(self.step, variables)
         for metrics, arrays in one_ahead(map(step, self.at.batches(self.source, self.reader))):
@@ -55,7 +55,7 @@ class TaskEvaluator:
 
 
 class ClassificationEvaluator(TaskEvaluator):
-    """Labels are the numbers that the model's outputs have, by the names of classes where the task says its own."""
+    """Labels are renumbered to the model's outputs, by class name if the task has names."""
 
     def open(self, at: Evaluation):
         source, names = labelled(at), at.task.class_names

@@ -1,21 +1,21 @@
-"""Pictures side by side, with words that say what each is. Pillow alone draws them."""
+"""Draws pictures side by side with labels, using only Pillow."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-SIDE = 160  # pixels that a picture's shorter side has at least
+SIDE = 160  # least pixels of a picture's shorter side
 GAP = 8  # pixels around every picture and word
-TEXT = 18  # pixels of the letters
+TEXT = 18  # height of letters in pixels
 
 
 def picture_grid(
     pictures: np.ndarray, titles: Sequence[str], notes: Sequence[str], landscape: bool = False
 ) -> np.ndarray:
-    """uint8[H, W, 3]: a row for each of pictures uint8[n, k, h, w, 3], enlarged by whole pixels to at least `SIDE`.
+    """uint8[H, W, 3]: n rows of k pictures from uint8[n, k, h, w, 3], enlarged by whole pixels to at least `SIDE`.
 
-    titles: k, above the columns. notes: n, one on each row, at its end. landscape: a column for each instead, the titles
+    titles: k, above the columns. notes: n, one at the end of each row. landscape: n columns instead, with the titles
     beside the rows and the notes below the columns.
     """
     if landscape:
@@ -24,7 +24,7 @@ def picture_grid(
 
 
 def enlarged(pictures: np.ndarray) -> np.ndarray:
-    """uint8[..., h, w, 3] with every pixel repeated, as often as makes the shorter side at least `SIDE`."""
+    """uint8[..., h, w, 3] with every pixel repeated until the shorter side is at least `SIDE`."""
     scale = max(1, -(-SIDE // min(pictures.shape[-3:-1])))
     return pictures.repeat(scale, axis=-3).repeat(scale, axis=-2)
 
@@ -36,7 +36,7 @@ def _drawn(
     left: Sequence[str] = (),
     right: Sequence[str] = (),
 ) -> np.ndarray:
-    """Cells uint8[rows, columns, h, w, 3] on white, with a word at each end of a row or column where there are words."""
+    """Cells uint8[rows, columns, h, w, 3] on white, with the given words at the ends of rows and columns."""
     font = ImageFont.load_default(TEXT)
     width = [max((int(font.getlength(word)) + GAP for word in words), default=0) for words in (left, right)]
     height = [TEXT + GAP if words else 0 for words in (top, bottom)]

@@ -1,4 +1,4 @@
-"""What classes are called and how sentences are made of it, for zero-shot classification."""
+"""Names of classes, and sentences made from them, for zero-shot classification."""
 
 import os
 import pathlib
@@ -44,7 +44,7 @@ TEMPLATES = {
 
 
 class ClassName(NamedTuple):
-    """What a class is called, and what is added to tell it from others of the name ("a type of dog"), or ""."""
+    """A class's name, and a context that tells it from others with that name ("a type of dog"), or ""."""
 
     name: str
     context: str = ""
@@ -53,7 +53,7 @@ class ClassName(NamedTuple):
 def fill(template: str, name: str, context: str = "") -> str:
     """The template with "{}" replaced by the name and "{context}" by the context.
 
-    A context for which the template has no place comes last, as in CLIP's prompts: "a photo of a {}." makes
+    If the template has no place for the context, it comes last, as in CLIP's prompts: "a photo of a {}." makes
     "a photo of a boxer, a type of dog.", and "{}" makes "boxer, a type of dog".
     """
     if context and "{context}" not in template:
@@ -63,10 +63,10 @@ def fill(template: str, name: str, context: str = "") -> str:
 
 
 def open_templates(spec: str, where: str = "config.evals.zero_shot.templates") -> tuple[str, ...]:
-    """The templates of a built-in set or of a JSON file: a list of them, or {"templates": [...]}; where: what asks for it.
+    """The templates from a built-in set or a JSON file: a list, or {"templates": [...]}; where: config key for messages.
 
     Raises:
-        ConfigError: no such set or file, or a template is none.
+        ConfigError: there is no such set or file, or a template is invalid.
     """
     if spec in TEMPLATES:
         return TEMPLATES[spec]
@@ -82,7 +82,7 @@ def open_templates(spec: str, where: str = "config.evals.zero_shot.templates") -
 
 
 def check_templates(templates: Sequence, where: str) -> tuple[str, ...]:
-    """The templates; raises ConfigError naming `where` unless each has one "{}", and no place but that and "{context}"."""
+    """The templates; raises ConfigError naming `where` unless each has one "{}", and no other place but "{context}"."""
     if not templates:
         raise ConfigError(f"{where} holds no templates, where there must be at least one, such as 'a photo of a {{}}.'")
     for template in templates:
@@ -101,17 +101,17 @@ def check_templates(templates: Sequence, where: str) -> tuple[str, ...]:
 
 
 def open_classes(path: str, class_names: Sequence[str], source: str) -> tuple[ClassName, ...]:
-    """What the classes of a source are called, in its order.
+    """The class names of a source, in its order.
 
     Args:
         path: JSON file with a list of entries in the order of the classes, or a mapping from each of `class_names` to
-            its entry. A list of these very names may have any order. An entry is a name, or {"name": ..., "context": ...}, either of which may be left out. Empty: the
-            source's own names.
+            its entry. A list of exactly these names may be in any order. An entry is a name, or {"name": ...,
+            "context": ...}, either of which may be left out. Empty: the source's own names.
         class_names: the source's own names, whose underscores become spaces.
-        source: what messages call the source.
+        source: the source's name in messages.
 
     Raises:
-        ConfigError: the file is missing or none of that kind, or has too few or too many classes.
+        ConfigError: the file is missing or invalid, or has too few or too many classes.
     """
     own = [ClassName(name.replace("_", " ").strip()) for name in class_names]
     if not path:
@@ -127,9 +127,9 @@ def open_classes(path: str, class_names: Sequence[str], source: str) -> tuple[Cl
 
 
 def run_prompts(workdir: pathlib.Path) -> tuple[tuple[ClassName, ...], tuple[str, ...]]:
-    """The classes of a contrastive run, () where it learned texts alone, and the templates that it is evaluated with.
+    """The classes of a contrastive run, () if it learned only from texts, and its evaluation templates.
 
-    Raises ConfigError where its files of names or templates cannot be read.
+    Raises ConfigError if its files of names or templates cannot be read.
     """
     config = read_run_config(workdir)
     entries = [entry for entry in config.evals.values() if isinstance(entry, Section) and entry.kind == "zero_shot"]
@@ -143,7 +143,7 @@ def run_prompts(workdir: pathlib.Path) -> tuple[tuple[ClassName, ...], tuple[str
 
 
 def listed_classes(path: str, where: str) -> tuple[ClassName, ...]:
-    """Classes of a JSON file alone: a list of names, or of {"name": ..., "context": ...}. Raises ConfigError."""
+    """Classes from a JSON file alone: a list of names, or of {"name": ..., "context": ...}. Raises ConfigError."""
     entries = _read_json(os.path.expanduser(path), where)
     if not isinstance(entries, list) or not entries:
         raise ConfigError(f"{where}: '{printable(path)}' must hold a list of class names")
@@ -153,9 +153,9 @@ def listed_classes(path: str, where: str) -> tuple[ClassName, ...]:
 
 
 def class_prompts(templates: Sequence[str], classes: Sequence[ClassName]) -> list[list[str]]:
-    """[classes][templates]; raises ConfigError where a template places a context that a class lacks, or where the whole
-    takes more than `limits.PROMPT_BYTES`."""
-    size = len(classes) * sum(50 + len(template) for template in templates)  # a text's own bytes, and its characters
+    """Prompts [classes][templates]; raises ConfigError if a template needs a context that a class lacks, or if all
+    prompts take more than `limits.PROMPT_BYTES`."""
+    size = len(classes) * sum(50 + len(template) for template in templates)  # a text's overhead, and its characters
     size += len(templates) * sum(len(name) + len(context) for name, context in classes)
     if size > limits.PROMPT_BYTES:
         raise ConfigError(f"{len(classes):,} classes in {len(templates):,} templates are too many prompts")
@@ -210,7 +210,7 @@ def _read_json(path: str, where: str) -> Any:
         return read_json(path, pairs=_without_repetitions)
     except OSError as error:
         raise ConfigError(f"{where}: cannot read '{shown}': {error.strerror}") from None
-    except ValueError as error:  # no JSON, no UTF-8, or a name twice
+    except ValueError as error:  # invalid JSON or UTF-8, or a repeated name
         raise ConfigError(f"{where}: '{shown}' is no proper JSON file: {printable(error)}") from None
 
 

@@ -1,4 +1,4 @@
-"""How well a masked autoencoder fills in what it cannot see: a number and a picture, on a fixed set of images."""
+"""How well a masked autoencoder reconstructs hidden patches: a number and a picture, on a fixed set of images."""
 
 import itertools
 
@@ -16,13 +16,13 @@ from vision_jax.evaluation.picture_grid import picture_grid
 from vision_jax.models.inference import reconstruct
 from vision_jax.ops.patches import as_pair, grid_of, unpatchify
 
-GREY = 0.5  # where there is nothing to see
+GREY = 0.5  # colour of missing patches
 
 
 class ReconstructionEvaluator:
     """PSNR of the hidden pixels over the first `examples` readable images of the source, and a grid of a few.
 
-    Which patches are hidden is fixed, too, so that numbers and pictures of different steps compare.
+    The hidden patches are fixed, too, so that numbers and pictures of different steps are comparable.
     """
 
     metrics = ("psnr",)
@@ -43,7 +43,7 @@ class ReconstructionEvaluator:
         )
 
     def run(self, variables: dict) -> dict:
-        """{"psnr": mean over the images, dB, "reconstruction": picture}: see `views` and `sheet`."""
+        """{"psnr": mean over the images in dB, "reconstruction": picture}: see `views` and `sheet`."""
         images, noise = (in_chunks(x, self.rows, self.mesh) for x in (self.images, self.noise))
         values, shown = [], []
         for i in range(len(images)):
@@ -59,9 +59,9 @@ class ReconstructionEvaluator:
 
 
 def readable_images(source, transform, count: int) -> np.ndarray:
-    """uint8[n, H, W, 3] of the first `count` images of a source that can be read, fewer where it has no more.
+    """uint8[n, H, W, 3]: the first `count` readable images of a source, or fewer if it has no more.
 
-    Those that cannot are named on stderr. Raises ConfigError where none can.
+    Unreadable ones are named on stderr. Raises ConfigError if none can be read.
     """
     reader = PictureReader(transform)
     readable = (row["image"] for id in range(len(source)) if (row := read(source, id, reader)))
@@ -72,16 +72,16 @@ def readable_images(source, transform, count: int) -> np.ndarray:
 
 
 def fixed_noise(model, images: np.ndarray, seed: int = 0) -> np.ndarray:
-    """float32[n, N]: noise that hides the same patches of the same image whenever it is asked for."""
+    """float32[n, N]: noise that always hides the same patches of the same image."""
     rows, columns = grid_of(images.shape[1:3], as_pair(model.patch_size))
     return np.random.default_rng(seed).random((len(images), rows * columns), np.float32)
 
 
 def views(task, variables: dict, images, noise) -> tuple[jax.Array, jax.Array]:
-    """PSNR of each image's hidden pixels, float32[B], dB, and its pictures uint8[B, 4, H, W, 3].
+    """PSNR of each image's hidden pixels, float32[B] in dB, and its pictures uint8[B, 4, H, W, 3].
 
-    These are the image, the visible patches, the others as predicted (what is missing of either is grey), and these two
-    together. images: uint8[B, H, W, 3].
+    The pictures are the image, its visible patches, the predicted others (missing patches are grey in both), and these
+    two combined. images: uint8[B, H, W, 3].
     """
     data, patch = task.config.data, as_pair(task.model.patch_size)
     predicted, mask = reconstruct(task.model, variables, task.images({"image": images}), noise)
@@ -96,6 +96,6 @@ def views(task, variables: dict, images, noise) -> tuple[jax.Array, jax.Array]:
 
 
 def sheet(model, psnr: np.ndarray, pictures: np.ndarray, landscape: bool = False) -> np.ndarray:
-    """uint8[H, W, 3]: what `views` gives, a row for each image (`landscape`: a column), with titles and its PSNR."""
+    """uint8[H, W, 3]: the results of `views`, a row (`landscape`: a column) per image, with titles and its PSNR."""
     titles = "picture", f"visible {1 - model.mask_ratio:.0%}", f"predicted {model.mask_ratio:.0%}", "together"
     return picture_grid(pictures, titles, [f"PSNR {value:.1f} dB" for value in psnr], landscape)

@@ -1,4 +1,4 @@
-"""Which texts a picture finds, and which picture a text, among all those of a source."""
+"""Retrieval of texts by pictures, and of pictures by texts, among all those of a source."""
 
 import math
 
@@ -20,12 +20,12 @@ TOPS = (1, 5, 10)
 
 
 class RetrievalEvaluator:
-    """Recall at 1, 5 and 10 both ways: `i2t_r1`, ..., `t2i_r10`, and `examples`.
+    """Recall at 1, 5 and 10 in both directions: `i2t_r1`, ..., `t2i_r10`, and `examples`.
 
-    Image to text: the share of pictures with any caption of their own among the k captions most similar to them. Text
-    to image: the share of captions whose own picture is among the k most similar. Pictures that cannot be read or have
-    no caption are left out, their captions, too. Equal similarities are in the source's order; one that is NaN is ahead
-    of all and never right. Where the source has no more than k captions, or pictures, there is no recall at k.
+    Image to text: the share of pictures with a caption of their own among the k captions most similar to them. Text to
+    image: the share of captions whose own picture is among the k most similar. Pictures that cannot be read or have no
+    caption are left out, and so are their captions. Ties are in the source's order; a NaN similarity is ahead of all and
+    never right. If the source has no more than k captions, or pictures, there is no recall at k.
     """
 
     def __init__(self, at: Evaluation):
@@ -57,9 +57,9 @@ class RetrievalEvaluator:
         return dict(zip(self.metrics, [*values, len(pictures[1])], strict=True))
 
     def recall(self, queries: tuple, bank: tuple) -> list[float]:
-        """For each of TOPS, the share of queries with one of the same owner among so many of the bank.
+        """For each k of TOPS, the share of queries with an entry of the same owner among their k nearest in the bank.
 
-        Both are embeddings float32[n, E] and owners int32[n].
+        `queries` and `bank` are each embeddings float32[n, E] and owners int32[n].
         """
         count = len(queries[1])
         ways = math.prod(self.at.mesh.shape[axis] for axis in BATCH_AXES)
@@ -72,10 +72,10 @@ class RetrievalEvaluator:
 
 
 def count_found(queries, owners, bank, bank_owners) -> jax.Array:
-    """int32[3]: how many queries of all devices have one of their owner's among the first 1, 5 and 10 of the bank.
+    """int32[3]: how many queries on all devices have an entry of their owner among the nearest 1, 5 and 10 in the bank.
 
-    Within shard_map over the batch axes, arrays as `nearest_neighbors` takes them; queries float[q, E] and owners int32[q]
-    (-1: padding) are a device's own.
+    For use in shard_map over the batch axes, with arrays as in `nearest_neighbors`; queries float[q, E] and owners
+    int32[q] (-1: padding) are a device's own.
     """
     similarity, found = nearest_neighbors(queries, bank, bank_owners, max(TOPS))
     right = (found == owners[:, None]) & jnp.isfinite(similarity)
@@ -83,9 +83,9 @@ def count_found(queries, owners, bank, bank_owners) -> jax.Array:
 
 
 def every_caption(source, at: Evaluation) -> tuple[list[str], np.ndarray]:
-    """All captions of a source, and for each the index int32 of its example; pictures are not decoded.
+    """All captions of a source, and the index int32 of each one's example; pictures are not decoded.
 
-    Examples that cannot be read have none. Raises ConfigError where the source is not one of captions.
+    Examples that cannot be read are left out. Raises ConfigError if the source has no captions.
     """
     captions, owners = [], []
     for id in range(len(source)):

@@ -12,8 +12,8 @@ from vision_jax.evaluation.features import in_chunks
 class TextEmbedder:
     """`task.text_embeddings` of a list of texts, as a whole host array in every process.
 
-    Texts of the same tokens are embedded once, so that they tie exactly wherever they stand. `distinct` int[n] numbers
-    the different ones. Raises ConfigError for a text that is too long where `config.data.long_texts` is "raise".
+    Texts with the same tokens are embedded once, so that they tie exactly wherever they appear. `distinct` int[n] numbers
+    the different ones. Raises ConfigError for a text that is too long if `config.data.long_texts` is "raise".
     """
 
     def __init__(self, task, config, mesh: Mesh, texts: Sequence[str]):

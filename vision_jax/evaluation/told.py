@@ -1,4 +1,4 @@
-"""What a whole run, however many its processes and evaluations, says once."""
+"""Prints messages only once per run, however many processes and evaluations it has."""
 
 import sys
 

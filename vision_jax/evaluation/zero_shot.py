@@ -1,4 +1,4 @@
-"""Classification by names alone (Radford et al., 2021, https://arxiv.org/abs/2103.00020, section 3.1)."""
+"""Classification by class names alone (Radford et al., 2021, https://arxiv.org/abs/2103.00020, section 3.1)."""
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +18,8 @@ from vision_jax.ops.losses import topk_correct, tops
 class ZeroShotEvaluator:
     """The share of pictures whose class has the most similar text: `top1`, `top5`.
 
-    A class's embedding is the mean of those of its prompts, of length 1 each and again of length 1 itself. Equal
-    similarities are ordered by class, as those of two classes of one name are. With five classes or fewer there is no
-    top 5.
+    A class's embedding is the mean of its prompts' embeddings of length 1, normalised to length 1 again. Ties, such as
+    between two classes with one name, are ordered by class. With five classes or fewer there is no top 5.
     """
 
     def __init__(self, at: Evaluation, *, classes: str, templates: str | tuple):
@@ -37,7 +36,7 @@ class ZeroShotEvaluator:
             templates = check_templates(at.config.data.templates or ("{}",), "config.data.templates")
         prompts = class_prompts(templates, classes)
         self.texts = TextEmbedder(task, at.config, at.mesh, [prompt for each in prompts for prompt in each])
-        # Classes whose prompts read alike share one column of similarities: rounding must not tell them apart.
+        # Classes with the same prompts share one column of similarities, so that rounding cannot tell them apart.
         same = self.texts.distinct.reshape(len(classes), len(templates))
         _, self.first, column = np.unique(same, axis=0, return_index=True, return_inverse=True)
         self.column = column.reshape(-1)
@@ -66,7 +65,7 @@ class ZeroShotEvaluator:
         return {name: value / total for name, value in zip(self.metrics, correct, strict=True)}
 
     def class_embeddings(self, variables: dict) -> np.ndarray:
-        """float32[K, E], rows of length 1, in the source's order of classes."""
+        """float32[K, E], rows of length 1, in the source's class order."""
         return ensembled(self.texts(variables), len(self.column))
 
     def tell_of_ties(self, prompts: list[list[str]]) -> None:
@@ -80,6 +79,6 @@ class ZeroShotEvaluator:
 
 
 def ensembled(prompts: np.ndarray, classes: int) -> np.ndarray:
-    """float32[classes, E], rows of length 1: the means of the classes' prompts, float32[classes * templates, E] of length 1."""
+    """float32[classes, E], rows of length 1: the mean of each class's `prompts`, float32[classes * templates, E]."""
     mean = prompts.reshape(classes, -1, prompts.shape[-1]).mean(1)
     return mean / np.maximum(np.linalg.norm(mean, axis=-1, keepdims=True), 1e-12)

@@ -1,1 +1,1 @@
-"""Mathematics as plain functions of arrays; modules, tasks and evaluations build on it."""
+"""Mathematics as plain functions of arrays, on which modules, tasks and evaluations build."""

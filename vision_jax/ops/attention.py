@@ -18,9 +18,9 @@ def attention(
     """softmax(scale q kᵀ + bias) v: [..., N, H, d] from q [..., N, H, d] and k, v [..., M, H, d], in the dtype of v.
 
     The leading axes are those of a batch, or of a batch and its windows. bias: floats broadcastable to [..., H, N, M],
-    added to the scaled logits. mask: booleans broadcastable to the same, False where a key must not be seen; a query
-    that sees no key attends to all alike. scale: 1 / √d by default. dropout_rate: share of attention weights dropped,
-    where `dropout_rng` is given. Raises ConfigError for an unknown `impl`.
+    added to the scaled logits. mask: booleans broadcastable to the same, False for keys to hide; a query with no visible
+    key attends to all equally. scale: 1 / √d by default. dropout_rate: the share of attention weights to drop, if
+    `dropout_rng` is given. Raises ConfigError for an unknown `impl`.
     """
     if impl not in IMPLEMENTATIONS:
         raise ConfigError(f"unknown attention_impl {impl!r}{did_you_mean(str(impl), IMPLEMENTATIONS)}")
@@ -34,13 +34,13 @@ def attention_weights(q, k, *, bias=None, mask=None, scale=None):
 
 
 def heads_in_place(q, k, v, bias, mask, drop):
-    """What compiles best for TPUs: no explicit transposition, weights normalised before the product with v."""
+    """Compiles best for TPUs: no explicit transposition, weights normalised before the product with v."""
     weights = drop(_weights(q, k, bias, mask))
     return jnp.einsum("...hqk,...khd->...qhd", weights.astype(v.dtype), v)
 
 
 def heads_in_front(q, k, v, bias, mask, drop):
-    """What runs fastest on CPUs: batched products of contiguous matrices, normalised after the smaller one with v."""
+    """Fastest on CPUs: batched products of contiguous matrices, normalised after the product with v, which is smaller."""
     q, k, v = (x.swapaxes(-3, -2) for x in (q, k, v))
     logits = jnp.einsum("...qd,...kd->...qk", q, k, preferred_element_type=jnp.float32)
     logits = _biased(logits, bias, mask)

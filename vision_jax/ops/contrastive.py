@@ -1,8 +1,8 @@
-"""Contrastive losses over the whole global batch, whose similarity matrix is never held.
+"""Contrastive losses over the whole global batch, without ever holding its similarity matrix.
 
 Each device has the rows of its own examples and sees all columns, a chunk at a time: embeddings are gathered (linear in
-the batch), similarities are computed again for the gradient. So memory grows linearly with the batch, and nothing but
-embeddings and one number an example travels between devices.
+the batch), and similarities are recomputed for the gradient. So memory grows linearly with the batch, and only
+embeddings and one number per example travel between devices.
 """
 
 import functools
@@ -13,21 +13,21 @@ from jax.sharding import PartitionSpec
 
 from vision_jax.ops.sharding import batch_axes
 
-SCRATCH = 2**22  # similarities that a device holds at a time
+SCRATCH = 2**22  # similarities that a device holds at once
 EXCLUDED = -1e30  # the logit of a masked column; finite, so that a batch without any valid example gives no NaN
 
 
 @jax.custom_vjp
 def softmax_contrastive_loss(image: jax.Array, text: jax.Array, scale: jax.Array, mask: jax.Array) -> jax.Array:
-    """CLIP's loss of each pair: half the sum of the cross-entropies of finding its text and its image in the batch.
+    """CLIP's loss for each pair: half the sum of the cross-entropies of finding its text and its image in the batch.
 
     With s = scale * image @ text.T it is (logsumexp_j s_ij + logsumexp_j s_ji) / 2 - s_ii (Radford et al., 2021, figure
     3); the mean over the valid examples is the loss of the batch.
 
     Args:
-        image, text: float32[N, E], of length 1. Where a mesh is set, their rows lie on its batch axes.
+        image, text: float32[N, E], rows of length 1, sharded over the batch axes if a mesh is set.
         scale: float32[], the inverse temperature.
-        mask: bool[N]. A pair that is not valid is no other's negative, and its loss is 0.
+        mask: bool[N]. An invalid pair is not a negative of any other, and its loss is 0.
 
     Returns:
         float32[N], in nats.
@@ -79,13 +79,13 @@ softmax_contrastive_loss.defvjp(_softmax_forward, _softmax_backward)
 def sigmoid_contrastive_loss(
     image: jax.Array, text: jax.Array, scale: jax.Array, bias: jax.Array, mask: jax.Array
 ) -> jax.Array:
-    """SigLIP's loss of each image: binary cross-entropies of every text's being its own, summed over the texts.
+    """SigLIP's loss for each image: binary cross-entropy of whether a text is its own, summed over all texts.
 
     With l = scale * image @ text.T + bias it is sum_j softplus(l_ij) - l_ii (Zhai et al., 2023,
     https://arxiv.org/abs/2303.15343, algorithm 1); the mean over the valid examples is the loss of the batch.
 
     Args:
-        image, text, scale, mask: as of `softmax_contrastive_loss`.
+        image, text, scale, mask: as in `softmax_contrastive_loss`.
         bias: float32[], added to every logit.
 
     Returns:
@@ -113,7 +113,7 @@ def _sigmoid_backward(residuals, cotangent):
         masks, gs = _gather(mask, axes), _gather(g, axes)
 
         def pull(rows, columns, weights_of):
-            """d loss / d (scale * rows), and the sums of the weights of each row: d loss / d logits but for the pairs."""
+            """d loss / d (scale * rows), and each row's sum of weights: d loss / d logits without the pairs' own term."""
 
             def add(totals, chunk):
                 column, valid, column_g = chunk
@@ -136,7 +136,7 @@ sigmoid_contrastive_loss.defvjp(_sigmoid_forward, _sigmoid_backward)
 
 
 def _on_batch_axes(function, inputs: str, outputs: str):
-    """`function(axes, ...)` on each device's rows ("r") and on scalars ("s"); on all rows where no mesh divides them."""
+    """`function(axes, ...)` on each device's rows ("r") and on scalars ("s"); on all rows if no mesh divides them."""
 
     def run(*args):
         axes = batch_axes(len(args[0]))
@@ -148,7 +148,7 @@ def _on_batch_axes(function, inputs: str, outputs: str):
             functools.partial(function, axes),
             in_specs=in_specs,
             out_specs=out_specs if len(out_specs) > 1 else out_specs[0],
-            check_vma=False,  # what the scans start from is the same everywhere, what they end with is not
+            check_vma=False,  # scans start from the same values on all devices, but end with different ones
         )(*args)
 
     return run
@@ -163,17 +163,17 @@ def _sum(x, axes):
 
 
 def _dot(a, b):
-    # Beside the towers this costs nothing, and a logit is up to 100 times what the product is.
+    # The cost is negligible next to the towers, and a logit is up to 100 times the product.
     return jnp.matmul(a, b, precision="highest")
 
 
 def _logits(rows, columns, valid, scale, bias=0.0):
-    """[r, c] of rows [r, E] and columns [c, E]; EXCLUDED in the columns that are not valid [c]."""
+    """Logits [r, c] of rows [r, E] and columns [c, E]; EXCLUDED in columns that are not valid [c]."""
     return jnp.where(valid, scale * _dot(rows, columns.T) + bias, EXCLUDED)
 
 
 def _log_sum_exp(rows, columns, valid, scale, own):
-    """float32[r]: logsumexp over the valid columns of scale * rows @ columns.T - own; a small result is exact, too."""
+    """float32[r]: logsumexp over the valid columns of scale * rows @ columns.T - own; accurate for small results, too."""
 
     def add(total, chunk):
         logits = _logits(rows, *chunk, scale) - own[:, None]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 def layer_norm(x, scale, bias, eps: float):
     """(x - mean) / sqrt(variance + eps) * scale + bias of x [..., D], in the dtype of x; statistics are float32.
 
-    The variance is the mean of squared deviations, as in torch. Differentiable once and in reverse only: XLA's own
+    The variance is the mean of squared deviations, as in torch. Differentiable once, and only in reverse mode: XLA's own
     derivative keeps more arrays, and on CPUs fuses the gradients of all later layers into each earlier one.
     """
     return _forward(x, scale, bias, eps)[0]

@@ -8,10 +8,10 @@ def one_hot_targets(labels: jax.Array, num_classes: int, smoothing: float = 0.0)
     """Smoothed one-hot targets: 1 - smoothing + smoothing / K for the label, smoothing / K for every other class.
 
     Args:
-        labels: integers [B]. A label outside [0, K) has no class of its own: its row is smoothing / K everywhere.
+        labels: integers [B]. A label outside [0, K) has no class: its row is smoothing / K everywhere.
         num_classes: K.
         smoothing: mass of the target spread evenly over all K classes (Szegedy et al., https://arxiv.org/abs/1512.00567),
-            the label's own included, as timm and torch do.
+            including the label's own, as in timm and torch.
 
     Returns:
         float32 [B, K].
@@ -49,8 +49,8 @@ def sigmoid_cross_entropy(
         targets: float [B, K] in [0, 1].
         threshold: targets above it become 1, all others 0, after smoothing and mixing, as in timm's BinaryCrossEntropy
             ("ResNet strikes back", https://arxiv.org/abs/2110.00476, and DeiT III); below 0: targets stay as they are.
-        sum_classes: sum over the classes, as big_vision does; False: mean, as torch does.
-        positive_weights: of the positive terms, one for all classes or [K], as torch's pos_weight.
+        sum_classes: sum over the classes, as in big_vision; False: mean, as in torch.
+        positive_weights: weights of the positive terms, one for all classes or [K], as torch's pos_weight.
 
     Returns:
         float32 [B], in nats.
@@ -63,15 +63,15 @@ def sigmoid_cross_entropy(
 
 
 def masked_mse(prediction: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean squared error over the masked patches alone (MAE, He et al., 2022).
+    """Mean squared error over only the masked patches (MAE, He et al., 2022).
 
     Args:
-        prediction, target: float [B, N, P], P numbers for each patch.
-        mask: float [B, N], 1 for the patches that count. Every sample has as many, so that the mean of the result over
-            samples is MAE's mean over all masked patches.
+        prediction, target: float [B, N, P], P numbers per patch.
+        mask: float [B, N], 1 for the patches that count. Every sample has equally many, so that the mean of the result
+            over samples is MAE's mean over all masked patches.
 
     Returns:
-        float32 [B]; 0 where no patch counts.
+        float32 [B]; 0 if no patch counts.
     """
     errors = jnp.square(prediction.astype(jnp.float32) - target.astype(jnp.float32)).mean(-1)
     return (errors * mask).sum(-1) / jnp.maximum(mask.sum(-1), 1.0)
@@ -87,7 +87,7 @@ def topk_correct(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
     Args:
         logits: float [B, K].
         labels: integers [B]; a label outside [0, K) is never correct.
-        k: at least 1; where k >= K every valid label is correct.
+        k: at least 1; if k >= K, every valid label is correct.
 
     Returns:
         bool [B].
@@ -100,5 +100,5 @@ def topk_correct(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
 
 
 def tops(num_classes: int) -> tuple[int, ...]:
-    """For which k a top-k accuracy is told: 1, and 5 where there are more classes than that."""
+    """The values of k for which top-k accuracy is reported: 1, and 5 if there are more than 5 classes."""
     return (1, 5) if num_classes > 5 else (1,)

@@ -1,4 +1,4 @@
-"""Cutting images into patches."""
+"""Cuts images into patches."""
 
 import jax.numpy as jnp
 
@@ -7,12 +7,12 @@ from vision_jax.errors import ConfigError
 
 
 def as_pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    """(size, size) of one number; a pair as it is."""
+    """(size, size) from one number; a pair as it is."""
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def grid_of(size: tuple[int, int], patch: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of patches in an image of `size` (height, width). ConfigError unless the patch divides it, into
+    """Rows and columns of patches in an image of `size` (height, width). Raises ConfigError unless patches divide it, into
     no more than `limits.TOKENS`."""
     if any(side < step or side % step for side, step in zip(size, patch, strict=True)):
         raise ConfigError(
@@ -27,7 +27,7 @@ def grid_of(size: tuple[int, int], patch: tuple[int, int]) -> tuple[int, int]:
 
 
 def patchify(images, patch: tuple[int, int]):
-    """[B, H, W, C] to [B, N, p * q * C]: patches row by row, in a patch row, column, then channel."""
+    """[B, H, W, C] to [B, N, p * q * C]: patches row by row; within a patch, row, column, then channel."""
     (rows, columns), (p, q) = grid_of(images.shape[1:3], patch), patch
     x = images.reshape(images.shape[0], rows, p, columns, q, images.shape[-1])
     return x.swapaxes(2, 3).reshape(images.shape[0], rows * columns, -1)

@@ -1,4 +1,4 @@
-"""Formulations that depend on where a program will run: XLA's backends optimise the same mathematics differently."""
+"""Formulations that depend on the platform: XLA's backends optimise the same mathematics differently."""
 
 import math
 
@@ -6,9 +6,9 @@ import jax
 
 
 def on_cpu() -> bool:
-    """Whether what is being traced is for CPUs: the platform of the ambient mesh, without one JAX's default backend.
+    """Whether tracing is for CPUs: by the platform of the ambient mesh, or without one by JAX's default backend.
 
-    A mesh of devices that are not there (compiling ahead of time for TPUs) counts like any other.
+    A mesh of absent devices (compiling ahead of time for TPUs) counts like any other.
     """
     device = jax.sharding.get_abstract_mesh().abstract_device
     return (jax.default_backend() if device is None else device.platform) == "cpu"
@@ -17,8 +17,8 @@ def on_cpu() -> bool:
 def dense_product(x, kernel, dimension_numbers, precision=None, preferred_element_type=None):
     """x [..., D] @ kernel [D, F], with the signature of lax.dot_general, for nn.Dense.
 
-    On CPUs as a product of two matrices: for more axes XLA transposes the gradients and, in the copies, adds up the
-    residual stream again and again. TPUs, whose tiles do not divide the number of tokens, would have to copy for it.
+    On CPUs it is a product of two matrices: with more axes XLA transposes the gradients and, in the copies, sums the
+    residual stream again and again. TPUs, whose tiles do not divide the number of tokens, would need a copy for that.
     """
     if on_cpu() and x.ndim > 2 and dimension_numbers == (((x.ndim - 1,), (0,)), ((), ())):
         rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
@@ -29,5 +29,5 @@ def dense_product(x, kernel, dimension_numbers, precision=None, preferred_elemen
 
 
 def recomputed(function):
-    """On CPUs `function` with nothing saved for its backward pass but its arguments: fresh memory costs more there."""
+    """On CPUs, `function` that saves only its arguments for the backward pass: fresh memory costs more there."""
     return jax.checkpoint(function) if on_cpu() else function

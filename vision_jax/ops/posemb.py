@@ -1,4 +1,4 @@
-"""Tables of positions: fixed sines and cosines in two dimensions, and the index of relative offsets."""
+"""Tables of positions: fixed two-dimensional sines and cosines, and the index of relative offsets."""
 
 import numpy as np
 
@@ -8,11 +8,11 @@ from vision_jax.errors import ConfigError
 def sincos2d(grid: tuple[int, int], width: int, kind: str = "mae", prefix: int = 0) -> np.ndarray:
     """float32[1, prefix + h * w, width]: sin, cos of the column, then sin, cos of the row, each width / 4 wide.
 
-    The grid (h, w) is in order of rows; the `prefix` entries before it (class token, registers) are zeros.
+    The grid (h, w) is row by row; the `prefix` entries before it (class token, registers) are zeros.
 
     kind "mae" has the frequencies 10000^(-i / (width / 4)) of MAE (He et al., 2022, util/pos_embed.py), "big_vision"
-    10000^(-i / (width / 4 - 1)) of big_vision's models/vit.py. Computed in float64. Raises ConfigError where width is
-    not a multiple of 4.
+    10000^(-i / (width / 4 - 1)) of big_vision's models/vit.py. Computed in float64. Raises ConfigError if width is not
+    a multiple of 4.
     """
     if width % 4:
         raise ConfigError(f"sincos2d positions need a width that 4 divides, got width={width}")

@@ -1,4 +1,4 @@
-"""Resampling tables of positions to another grid, separably, with the kernels of the official implementations."""
+"""Resamples tables of positions to another grid, separably, with the kernels of the official implementations."""
 
 import numpy as np
 
@@ -19,7 +19,7 @@ def resize_posemb(
 def resize_grid(table, old_grid: tuple[int, int], new_grid: tuple[int, int], method: str = "bilinear") -> np.ndarray:
     """`table` [..., h * w, D], row by row, resampled to [..., new_h * new_w, D].
 
-    Computed in float64, returned in the table's dtype. Raises ConfigError where the table does not have the old grid's
+    Computed in float64, returned in the table's dtype. Raises ConfigError if the table does not have the old grid's
     size or the method is unknown.
 
     - "bilinear": corners aligned, as Google's ViT resizes with scipy.ndimage.zoom of order 1 (vit_jax/checkpoint.py).
@@ -59,7 +59,7 @@ def bicubic_weights(old: int, new: int) -> np.ndarray:
 
 
 def antialiased_bicubic_weights(old: int, new: int) -> np.ndarray:
-    """float64[new, old]: as `bicubic_weights`, low-passed where new < old; what lies past the edges is left out."""
+    """float64[new, old]: as `bicubic_weights`, low-passed if new < old; samples past the edges are left out."""
     step = max(old / new, 1.0)
     centre = (np.arange(new) + 0.5) * (old / new)
     distance = np.abs(np.arange(old) + 0.5 - centre[:, None]) / step

@@ -1,4 +1,4 @@
-"""Keeping activations on the batch axes of the ambient mesh, without a module's knowing of any mesh."""
+"""Keeps activations on the batch axes of the ambient mesh, so that modules need not know about meshes."""
 
 import math
 
@@ -11,8 +11,8 @@ BATCH_AXES = ("data", "fsdp")
 def batch_axes(size: int) -> tuple[str, ...]:
     """The axes of the ambient mesh (`jax.set_mesh`) over which a batch of `size` examples is spread.
 
-    Only axes that the mesh has as Auto axes count. Empty where no mesh is set, where its axes have other names or are
-    Explicit or Manual (inside shard_map), and where they do not divide `size` evenly.
+    Only the mesh's Auto axes count. Empty if no mesh is set, if its axes have other names or are Explicit or Manual
+    (inside shard_map), or if they do not divide `size` evenly.
     """
     axes = _auto_axes()
     mesh = jax.sharding.get_abstract_mesh()
@@ -26,15 +26,15 @@ def _auto_axes() -> tuple[str, ...]:
 
 
 def pin_batch(x: jax.Array) -> jax.Array:
-    """`x` [B, ...] with its leading axis constrained to be sharded over its `batch_axes`; the identity without any."""
+    """`x` [B, ...] with its leading axis constrained to be sharded over its `batch_axes`; unchanged if there are none."""
     axes = batch_axes(x.shape[0]) if x.ndim else ()
     return jax.lax.with_sharding_constraint(x, PartitionSpec(axes)) if axes else x
 
 
 def replicate(x: jax.Array) -> jax.Array:
-    """`x` whole on every device; the identity without batch axes.
+    """`x` replicated on every device; unchanged if there are no batch axes.
 
-    For a sharded table before rows are looked up in it: otherwise the rows of the whole batch may move instead.
+    Use it on a sharded table before looking up rows: otherwise the rows of the whole batch may move instead.
     """
     return jax.lax.with_sharding_constraint(x, PartitionSpec()) if _auto_axes() else x
 

@@ -1,8 +1,8 @@
-"""Shifted windows (Swin, Liu et al., 2021): how a map of tokens is cut into windows, and where its tokens then stand.
+"""Shifted windows (Swin, Liu et al., 2021): cutting a map of tokens into windows, and where its tokens end up.
 
 A map [B, H, W, ...] is padded at the bottom and the right to whole windows, rolled up and left by the shift and cut. The
-windows at the far edges then hold tokens of up to four corners of the map that are no neighbours: `window_regions` tells
-them apart. Everything here that depends on shapes alone is computed by numpy when a program is traced.
+windows at the far edges then hold tokens from up to four corners of the map, which are no neighbours: `window_regions`
+tells them apart. Everything here that depends only on shapes is computed by numpy when a program is traced.
 """
 
 import functools
@@ -17,8 +17,8 @@ Pair = tuple[int, int]  # (vertical, horizontal)
 def fit_window(size: Pair, window: Pair, rule: str = "square") -> tuple[Pair, Pair]:
     """The window for a map of `size`, and the shift of its shifted blocks: half a window.
 
-    A window that covers the map shrinks to it and does not shift. "square", as in the official code: where it covers the
-    shorter side, both sides become the shorter side and neither shifts. "axis", as in timm: each axis for itself.
+    A window that covers the map shrinks to it and does not shift. "square", as in the official code: if it covers the
+    shorter side, both sides become the shorter side and neither shifts. "axis", as in timm: each axis on its own.
     """
     if rule == "square" and min(size) <= min(window):
         return (min(size), min(size)), (0, 0)
@@ -28,7 +28,7 @@ def fit_window(size: Pair, window: Pair, rule: str = "square") -> tuple[Pair, Pa
 
 
 def pad_to_multiple(x, sides: Pair):
-    """[B, H, W, ...] with zeros at the bottom and the right until `sides` divide its height and width."""
+    """[B, H, W, ...] padded with zeros at the bottom and right until `sides` divide its height and width."""
     padding = [(0, -length % side) for length, side in zip(x.shape[1:3], sides, strict=True)]
     return jnp.pad(x, [(0, 0), *padding, *[(0, 0)] * (x.ndim - 3)]) if any(map(any, padding)) else x
 
@@ -39,7 +39,7 @@ def cyclic_shift(x, shift: Pair):
 
 
 def partition(x, window: Pair):
-    """[B, H, W, ...] to [B, n, p * q, ...]: windows (p, q), which divide the map, and tokens in them row by row."""
+    """[B, H, W, ...] to [B, n, p * q, ...]: windows (p, q), which divide the map, with their tokens row by row."""
     (batch, height, width, *rest), (p, q) = x.shape, window
     x = x.reshape(batch, height // p, p, width // q, q, *rest).swapaxes(2, 3)
     return x.reshape(batch, -1, p * q, *rest)
@@ -54,11 +54,11 @@ def unpartition(windows, size: Pair, window: Pair):
 
 @functools.lru_cache
 def window_regions(size: Pair, window: Pair, shift: Pair, padding_apart: bool = True) -> np.ndarray | None:
-    """int32[n, p * q]: two tokens of a window belong together where their numbers are equal. None where all do.
+    """int32[n, p * q]: two tokens of a window belong together if their numbers are equal. None if all do.
 
     The map of `size` is padded to whole windows and rolled by `shift` before it is cut. Numbers differ across the seams
-    that rolling makes; padding has a number of its own unless `padding_apart` is False (transformers' and mmdetection's
-    Swin attend to it).
+    from rolling; padding has its own number unless `padding_apart` is False (transformers' and mmdetection's Swin attend
+    to it).
     """
     numbers: list[np.ndarray] = []
     for length, side, step in zip(size, window, shift, strict=True):
@@ -75,16 +75,16 @@ def window_regions(size: Pair, window: Pair, shift: Pair, padding_apart: bool = 
 def region_mask(regions: np.ndarray) -> jax.Array:
     """bool[n, 1, N, N], True where a token (row) may see another (column) of its window, from `window_regions`.
 
-    Compared where it is used: the numbers are a constant of n * N integers, the mask would be one of n * N * N.
+    Compared at the point of use: the numbers are a constant of n * N integers, the mask would have n * N * N.
     """
     numbers = jnp.asarray(regions)[:, None]
     return numbers[..., :, None] == numbers[..., None, :]
 
 
 def relative_bias(table):
-    """[2p-1, 2q-1, h], a value for each offset of query from key, to [h, N, N] for each pair of tokens, N = p * q.
+    """[2p-1, 2q-1, h], a value per offset of query from key, to [h, N, N], a value per pair of tokens, N = p * q.
 
-    The official code looks the rows up by an index; here shape changes alone do it, since a gather, and a scatter in its
+    The official code looks the rows up by an index; here only shapes change, since a gather, and a scatter in its
     backward pass, would be slower on accelerators.
     """
     by_rows = _by_pairs(table)  # [p, p, 2q-1, h]
@@ -97,7 +97,7 @@ def relative_bias(table):
 def _by_pairs(x):
     """[2n-1, ...] to [n, n, ...], whose [i, k] is x[i - k + n - 1].
 
-    In n copies of the reversed x, read on from its middle in rows one shorter than x, each row starts one step earlier.
+    n copies of the reversed x lie end to end; read from the middle in rows one shorter than x, each starts a step earlier.
     """
     length, *rest = x.shape
     n = (length + 1) // 2
@@ -110,7 +110,7 @@ def _by_pairs(x):
 def log_coordinates(window: Pair, pretrained: Pair | None = None) -> np.ndarray:
     """float32[2p-1, 2q-1, 2]: offsets on Swin V2's logarithmic scale (Liu et al., 2022, eq. 4), about -1 to 1.
 
-    sign(c) log2(1 + |c|) / 3 of c, the offset times 8 over the largest of the `pretrained` window (default: of this).
+    sign(c) log2(1 + |c|) / 3 with c = 8 * offset / (largest offset in the `pretrained` window, by default `window`).
     """
     p, q = window
     offsets = np.stack(np.meshgrid(np.arange(1 - p, p), np.arange(1 - q, q), indexing="ij"), axis=-1)

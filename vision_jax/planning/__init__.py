@@ -1,1 +1,1 @@
-"""Plans: what the compiled train step of a config needs of devices that need not be there."""
+"""Plans: what a config's compiled train step needs on devices, which need not be present."""

@@ -1,4 +1,4 @@
-"""What the devices of a compiled program exchange, and how long their links need for it at least."""
+"""What the devices of a compiled program exchange, and the least time that their links need for it."""
 
 import math
 import re
@@ -14,19 +14,19 @@ KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective
 class Collective(NamedTuple):
     kind: str
     bytes: int  # of the whole array that a group gathers, reduces or exchanges, on one device
-    group: int  # devices of a group
-    slices: int  # over which a group spreads
-    count: int  # times that it runs
+    group: int  # devices per group
+    slices: int  # slices that a group spans
+    count: int  # how often it runs
 
     @property
     def received(self) -> float:
-        """Bytes that a device receives all in all, by the best algorithm: a ring's."""
+        """Total bytes that a device receives with the best algorithm, a ring."""
         rounds = {"all-reduce": 2.0, "collective-permute": self.group / (self.group - 1)}.get(self.kind, 1.0)
         return self.count * self.bytes * rounds * (self.group - 1) / self.group
 
     @property
     def received_across(self) -> float:
-        """Those of them that come from other slices: parts that the devices of a slice share out among each other."""
+        """The received bytes that come from other slices; the devices of a slice split these among themselves."""
         if self.kind == "collective-permute":
             return self.received if self.slices > 1 else 0.0
         rounds = 2.0 if self.kind == "all-reduce" else 1.0
@@ -34,14 +34,14 @@ class Collective(NamedTuple):
 
 
 def collectives(program: Program, slice_of: list[int]) -> list[Collective]:
-    """What the devices exchange in a run of the program, equal exchanges counted together, the largest first.
+    """What the devices exchange in one run of the program, largest first, with equal exchanges counted together.
 
-    `slice_of`: the slice of each device, in the order of the mesh. An exchange within one device is none.
+    `slice_of`: the slice of each device, in the order of the mesh. Exchanges within one device do not count.
     """
     found: dict[tuple, int] = {}
     for computation, instruction, times in program.executed():
         for fusion, inner in program.with_fused(computation, instruction):
-            # A TPU runs an exchange beside other work as a chain of fusions, each of which holds it: the first one counts.
+            # A TPU overlaps an exchange with other work as a chain of fusions that all contain it: count only the first.
             if "chain_id=" in inner.attributes and not instruction.name.startswith("async-collective-start"):
                 continue
             exchange = _exchange(fusion, inner, slice_of)
@@ -51,10 +51,10 @@ def collectives(program: Program, slice_of: list[int]) -> list[Collective]:
 
 
 def _exchange(fusion: str, instruction: Instruction, slice_of: list[int]) -> tuple[str, int, int, int] | None:
-    """(kind, bytes, group, slices) of an instruction inside a fusion's computation; None where it is no exchange."""
+    """(kind, bytes, group, slices) of an instruction in a fusion's computation; None if it is not an exchange."""
     kind = instruction.opcode.removesuffix("-start")
     if kind == "recv" and (transfer := re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.attributes)):
-        slices = len(set(slice_of))  # between slices, devices of the same place exchange by way of their hosts
+        slices = len(set(slice_of))  # between slices, devices at the same position exchange through their hosts
         kind = transfer[1].lower().replace("_", "-")
         kind = kind if kind in KINDS else "collective-permute"
         payload = type_bytes(instruction.type) - type_bytes("u32[]")
@@ -64,7 +64,7 @@ def _exchange(fusion: str, instruction: Instruction, slice_of: list[int]) -> tup
     groups = replica_groups(instruction.attributes, len(slice_of))
     group = max(map(len, groups))
     slices = max(len({slice_of[device] for device in members}) for members in groups)
-    if fusion.startswith("all-reduce-scatter"):  # a TPU's reduce-scatter: an all-reduce, of which a slice is taken
+    if fusion.startswith("all-reduce-scatter"):  # a TPU's reduce-scatter: a slice of an all-reduce
         return "reduce-scatter", type_bytes(instruction.type), group, slices
     return kind, _payload(instruction, kind, group), group, slices
 
@@ -79,7 +79,7 @@ def _payload(instruction: Instruction, kind: str, group: int) -> int:
 
 
 def replica_groups(attributes: str, devices: int) -> list[list[int]]:
-    """The groups of devices of a collective in any of XLA's notations; where it names none, all are one group."""
+    """A collective's groups of devices, from any of XLA's notations; if it names none, all devices form one group."""
     if pairs := re.search(r"source_target_pairs=\{\{(.*?)\}\}", attributes):
         return [_ints(pair) for pair in pairs[1].split("},{")]
     if listed := re.search(r"replica_groups=\{\{(.*?)\}\}", attributes):

@@ -1,4 +1,4 @@
-"""What a compiled train step needs: memory of a device, operations, traffic, exchanges and, by the compiler's estimate, time."""
+"""What a compiled train step needs: device memory, FLOPs, traffic, exchanges and, as the compiler estimates, time."""
 
 import math
 import re
@@ -24,9 +24,9 @@ class Memory(NamedTuple):
     average: int
     statistics: int
     batch: int
-    activations: int  # and all else that lives only within the step: gradients, gathered parameters, scratch
+    activations: int  # and everything else that lives only within the step: gradients, gathered parameters, scratch
     program: int
-    padding: int  # that tiled layouts add to the above
+    padding: int  # added to the above by tiled layouts
 
     @property
     def total(self) -> int:
@@ -34,21 +34,21 @@ class Memory(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What a step asks of one device."""
+    """What a step needs from one device."""
 
-    flops: int  # matrix products and convolutions, what is recomputed included
+    flops: int  # matrix products and convolutions, including recomputed ones
     traffic: int  # bytes to and from main memory
     collectives: tuple[Collective, ...]
-    cycles: int  # the compiler's estimate; 0 where it makes none
+    cycles: int  # the compiler's estimate; 0 if it makes none
 
 
 class Times(NamedTuple):
-    """Seconds of a step. `roofline`: the FLOPs at the peak, or the traffic at the memory's bandwidth, whichever is longer;
+    """Seconds per step. `roofline`: the FLOPs at the peak, or the traffic at the memory's bandwidth, whichever is longer;
     `computing`: the compiler's cycles at the chip's clock.
 
-    The compiler's cycles are a static count of each instruction's own: neither waiting for other chips nor the host is
-    in them. `exchanging` is what the links need for the collectives at full bandwidth. `step` is their sum, as if
-    nothing of it overlapped.
+    The compiler's cycles are a static count per instruction: they do not include waiting for other chips or the host.
+    `exchanging` is the time that the links need for the collectives at full bandwidth. `step` is the sum of computing
+    and exchanging, as if nothing overlapped.
     """
 
     roofline: float
@@ -61,7 +61,7 @@ class Times(NamedTuple):
 
 
 class DoesNotFit(Exception):
-    """The compiler refuses a program that needs more memory than a device has."""
+    """The compiler rejects a program that needs more memory than a device has."""
 
     def __init__(self, needed: int):
         super().__init__(f"needs {needed / 2**30:.2f} GiB")
@@ -69,7 +69,7 @@ class DoesNotFit(Exception):
 
 
 def compile_plan(setup: Setup) -> tuple[jax.stages.Compiled, Memory, Work]:
-    """Compiles the very step that training runs. Raises DoesNotFit, or ConfigError for another failure."""
+    """Compiles the same step that training runs. Raises DoesNotFit, or ConfigError for other failures."""
     with jax.set_mesh(setup.mesh):
         lowered = trace_step(setup).lower()
     devices = setup.mesh.devices.flatten()
@@ -88,14 +88,14 @@ def compile_plan(setup: Setup) -> tuple[jax.stages.Compiled, Memory, Work]:
 
 
 def state_memory(setup: Setup) -> Memory:
-    """What the state and the batch alone take."""
+    """The memory that the state and the batch alone take."""
     state = setup.abstract_state
     parts = (state.params, state.opt_state, state.ema, state.collections, setup.abstract_batch)
     return Memory(*map(shard_bytes, parts), 0, 0, 0)
 
 
 def shard_bytes(tree) -> int:
-    """Bytes of one device's share of a tree of placed arrays or their shapes."""
+    """Bytes of one device's share of a tree of sharded arrays or their shapes."""
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
@@ -111,7 +111,7 @@ def _memory(setup: Setup, analysis) -> Memory:
 
 
 def _refusal(message: str, arguments: int) -> Exception:
-    """What libtpu's "Used 40.46G of 15.75G hbm", or "HLO temporaries (1.47T)" beside the arguments, mean; G is 2**30."""
+    """The exception for libtpu's "Used 40.46G of 15.75G hbm" or "HLO temporaries (1.47T)" plus arguments; G is 2**30."""
     size = r"([\d.]+)([KMGT])"
     if used := re.search(f"Used {size} of {size} hbm", message):
         return DoesNotFit(_bytes(*used.groups()[:2]))
@@ -125,12 +125,12 @@ def _bytes(number: str, unit: str) -> int:
 
 
 def estimated_times(work: Work, chip: Chip, peak: float) -> Times:
-    """Seconds of a step of `work` on chips with a peak of `peak` FLOP/s each."""
+    """Seconds per step of `work` on chips with a peak of `peak` FLOP/s each."""
     roofline = max(work.flops / peak, work.traffic / chip.bandwidth)
     return Times(roofline, work.cycles / chip.clock, sum(seconds(exchange, chip) for exchange in work.collectives))
 
 
 def seconds(exchange: Collective, chip: Chip) -> float:
-    """What an exchange takes where every link of a chip is busy all the time; a network of unknown speed takes none."""
+    """Seconds of an exchange if every link of a chip is busy all the time; a network of unknown speed counts as 0."""
     across = exchange.received_across
     return (exchange.received - across) / chip.links + (across / chip.network if chip.network else 0.0)

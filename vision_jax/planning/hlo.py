@@ -1,4 +1,4 @@
-"""The text of a compiled XLA program: its instructions, how often each runs, and how large their arrays are."""
+"""Parses the text of a compiled XLA program: its instructions, how often each runs, and the sizes of their arrays."""
 
 import itertools
 import math
@@ -16,18 +16,18 @@ _BITS = {"pred": 8, "token": 0, "opaque": 0}
 class Instruction(NamedTuple):
     name: str
     opcode: str
-    type: str  # as it stands in the text, e.g. "(f32[8,128]{1,0}, u32[])"
+    type: str  # as in the text, e.g. "(f32[8,128]{1,0}, u32[])"
     operands: tuple[str, ...]
     attributes: str  # the rest of the line
     is_root: bool
 
     def called(self) -> list[str]:
-        """The computations that it runs."""
+        """The computations that the instruction runs."""
         return _CALLED.findall(self.attributes)
 
 
 class Program:
-    """A module's computations by name, each with its instructions by name; `entry` is where it starts."""
+    """A module's computations by name, each with its instructions by name; it starts at `entry`."""
 
     def __init__(self, text: str):
         self.computations: dict[str, dict[str, Instruction]] = {}
@@ -40,7 +40,7 @@ class Program:
                 current[match[2]] = _instruction(match[2], match[3], bool(match[1]))
 
     def executed(self) -> Iterator[tuple[str, Instruction, int]]:
-        """(computation, instruction, how often it runs): bodies of loops as often as they repeat, all else once.
+        """(computation, instruction, how often it runs): loop bodies as often as they repeat, everything else once.
 
         A fusion is one instruction; see `with_fused`.
         """
@@ -59,7 +59,7 @@ class Program:
                     yield from self._executed(called, times)
 
     def with_fused(self, computation: str, instruction: Instruction) -> Iterator[tuple[str, Instruction]]:
-        """(computation, instruction) of an instruction and of all that it fuses."""
+        """(computation, instruction) for an instruction and all those that it fuses."""
         yield computation, instruction
         if instruction.opcode == "fusion":
             for called in instruction.called():
@@ -72,9 +72,9 @@ class Program:
         return max(names, key=lambda name: sum(estimated_cycles(i) * n for _, i, n in self._executed(name, 1)))
 
     def trip_count(self, loop: Instruction) -> int:
-        """How often a `while` repeats: what XLA says, or else by the bound that its counter, which starts at 0, stays below.
+        """How often a `while` repeats: as XLA says, or else from the upper bound on its counter, which starts at 0.
 
-        A loop that ends otherwise, as drawing until a number is accepted does, counts as running once.
+        A loop with another end, such as drawing until a number is accepted, counts as running once.
         """
         if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
             return int(known[1])
@@ -87,7 +87,7 @@ class Program:
         return 1
 
     def _increment(self, loop: Instruction, counter: Instruction) -> int:
-        """What a loop's body adds to the counter that its condition takes: 2 where it is unrolled once, 1 if unsaid."""
+        """What a loop's body adds to the counter in its condition: 2 if it is unrolled once, 1 if it does not say."""
         index = re.search(r"index=(\d+)", counter.attributes)
         body = self.computations[loop.called()[0]]
         result = next(i for i in body.values() if i.is_root)
@@ -99,7 +99,7 @@ class Program:
         return 1
 
     def cycles(self) -> int:
-        """The compiler's estimate for a TPU's core, waiting for other chips left out; 0 for other devices."""
+        """The compiler's estimate for a TPU core, without waiting for other chips; 0 for other devices."""
         return sum(times * estimated_cycles(instruction) for _, instruction, times in self.executed())
 
 
@@ -114,12 +114,12 @@ def type_bytes(text: str) -> int:
 
 
 def main_memory_bytes(text: str) -> int:
-    """Bytes of those arrays of a type that lie in main memory, and not in a memory space S(n) of a core."""
+    """Bytes of the arrays of a type that are in main memory, not in a core's memory space S(n)."""
     return sum(_bytes(dtype, shape) for dtype, shape, layout in _ARRAY.findall(text) if "S(" not in layout)
 
 
 def array_shape(text: str) -> list[int]:
-    """The lengths of the axes of the array that a type is of."""
+    """The shape of the array that a type describes."""
     return _lengths(_ARRAY.search(text)[2])
 
 
@@ -134,7 +134,7 @@ def _bytes(dtype: str, shape: str) -> int:
 
 
 def _instruction(name: str, rest: str, is_root: bool) -> Instruction:
-    """Of what stands behind the equals sign: TYPE OPCODE(OPERANDS), ATTRIBUTES."""
+    """The instruction from the text after the equals sign: TYPE OPCODE(OPERANDS), ATTRIBUTES."""
     end = _closing(rest) + 1 if rest.startswith("(") else rest.index(" ")
     type, rest = rest[:end], rest[end:].lstrip()
     opcode, _, rest = rest.partition("(")
@@ -144,6 +144,6 @@ def _instruction(name: str, rest: str, is_root: bool) -> Instruction:
 
 
 def _closing(text: str) -> int:
-    """Where the parenthesis that `text` starts with is closed."""
+    """The position that closes the parenthesis with which `text` starts."""
     depths = itertools.accumulate({"(": 1, ")": -1}.get(character, 0) for character in text)
     return next(i for i, depth in enumerate(depths) if depth == 0)

@@ -1,4 +1,4 @@
-"""The time of real steps, on batches that are made up."""
+"""Times real steps on synthetic batches."""
 
 import statistics
 import time
@@ -12,7 +12,7 @@ STEPS = 5
 
 
 def measure_step(setup: Setup, compiled) -> float:
-    """Seconds of a step, the median of a few after a first one, on the devices of the mesh; input pipeline left out."""
+    """Seconds per step, the median of a few after a first one, on the mesh's devices, without the input pipeline."""
     with jax.set_mesh(setup.mesh):
         state = jax.jit(setup.create, out_shardings=setup.shardings)()
         batch = synthetic_batch(setup)
@@ -26,9 +26,9 @@ def measure_step(setup: Setup, compiled) -> float:
 
 
 def synthetic_batch(setup: Setup) -> dict[str, jax.Array]:
-    """A batch of noise with every example valid, placed as training places its batches."""
+    """A batch of noise with every example valid, sharded as in training."""
     rng = np.random.default_rng(0)
-    most = {"image": 256, "tokens": setup.config.model.get("vocab_size", 2)}  # of labels any model knows 0 and 1
+    most = {"image": 256, "tokens": setup.config.model.get("vocab_size", 2)}  # every model has labels 0 and 1
 
     def draw(name: str, like: jax.ShapeDtypeStruct) -> jax.Array:
         if name == "mask":

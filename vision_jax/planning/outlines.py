@@ -1,4 +1,4 @@
-"""Outlines of data: how many examples and classes a source has, for work that needs no picture of it."""
+"""Outlines of data: how many examples and classes a source has, for work that needs no pictures."""
 
 import dataclasses
 import re
@@ -7,8 +7,8 @@ from vision_jax.data.sources import open_source
 from vision_jax.data.sources.wds import expand
 from vision_jax.errors import ConfigError
 
-# Examples of each split, and classes, by TFDS's names (tensorflow.org/datasets/catalog). "imagenet21k" is no TFDS set: it
-# stands for the 14,197,122 pictures of 21,841 classes of the fall 2011 release (image-net.org).
+# Examples per split, and classes, by TFDS's names (tensorflow.org/datasets/catalog). "imagenet21k" is not a TFDS set: it
+# stands for the 14,197,122 pictures in 21,841 classes of the fall 2011 release (image-net.org).
 TFDS = {
     "imagenet2012": ({"train": 1_281_167, "validation": 50_000}, 1000),
     "imagenet21k": ({"full": 14_197_122}, 21_841),
@@ -42,13 +42,13 @@ class Outline:
 
 
 def outline_source(spec, *, tfds_dir: str = "", examples: int | None = None, classes: int | None = None):
-    """The source that `spec` names (see `open_source`) where it is there, and else an outline of it.
+    """The source that `spec` names (see `open_source`) if it is present, else an outline of it.
 
-    `examples` and `classes` say what is not known, and are believed where they contradict. Without them a few TFDS data
-    sets are known, and shards that are not there hold 10,000 pairs each, as img2dataset writes them.
+    `examples` and `classes` fill in what is unknown, and override what is known. Without them the sizes of a few TFDS
+    data sets are known, and missing shards count as 10,000 pairs each, as img2dataset writes them.
 
     Raises:
-        ConfigError: the data is not there, nor known.
+        ConfigError: the data is neither present nor known.
     """
     if examples is not None and classes is not None:
         return Outline(examples, classes)
@@ -78,7 +78,7 @@ def _known(spec) -> Outline | None:
 
 
 def _part(split: str, sizes: dict[str, int]) -> int | None:
-    """Examples of "train", "train[:99%]" or "train[51200:]"; None where there is no such split."""
+    """Examples in "train", "train[:99%]" or "train[51200:]"; None if there is no such split."""
     match = re.fullmatch(r"(\w+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", split)
     if match is None or match[1] not in sizes:
         return None

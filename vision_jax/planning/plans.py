@@ -1,4 +1,4 @@
-"""Whether a config fits the devices it is meant for, and how long its step and its whole recipe take there."""
+"""Whether a config fits the devices it is meant for, and how long a step and the whole recipe take on them."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -14,28 +14,28 @@ from vision_jax.training.partitioning import count_slices, make_mesh
 from vision_jax.training.setup import Setup, prepare, with_process_settings
 from vision_jax.training.throughput import peak_flops
 
-# From what is fastest to what needs least memory: (remat, micro-batches).
+# From the fastest to the least memory: (remat, micro-batches).
 FRUGALITY = (("none", 1), ("dots", 1), ("full", 1), ("none", 2), ("full", 2), ("none", 4), ("full", 4), ("full", 8))
 TENSOR_WAYS = (1, 2, 4, 8)
 
 
 class Plan(NamedTuple):
-    """What a config needs on `devices` devices. `memory` and `needed` are of one device, in bytes."""
+    """What a config needs on `devices` devices. `memory` and `needed` are bytes on one device."""
 
     settings: dict
     device_kind: str
     devices: int
     mesh: dict[str, int]
-    memory: Memory  # without what lives within the step where the compiler refused it
+    memory: Memory  # without what lives only within the step, if the compiler rejected it
     needed: int
     capacity: int
-    model_flops: int  # of a step on all devices, nothing recomputed
+    model_flops: int  # per step on all devices, without recomputation
     steps: int
-    work: Work | None = None  # of one device; None where it does not fit
+    work: Work | None = None  # of one device; None if it does not fit
     times: Times | None = None  # the compiler's estimate
-    measured: float | None = None  # seconds of a step that was run
+    measured: float | None = None  # measured seconds per step
     peak: float | None = None  # FLOP/s of all devices
-    chip: Chip | None = None  # what each device has, where time is estimated
+    chip: Chip | None = None  # what each device has, if time is estimated
 
     @property
     def fits(self) -> bool:
@@ -47,7 +47,7 @@ class Plan(NamedTuple):
 
     @property
     def seconds(self) -> float | None:
-        """Of a step."""
+        """Seconds per step, estimated or measured."""
         return self.times.step if self.times else self.measured
 
     @property
@@ -56,16 +56,16 @@ class Plan(NamedTuple):
 
     @property
     def hours(self) -> float | None:
-        """Of the whole recipe's steps; evaluation, checkpoints and waiting for data are not in it."""
+        """Hours for all steps of the recipe, without evaluation, checkpoints and waiting for data."""
         return self.seconds and self.steps * self.seconds / 3600
 
 
 @with_process_settings
 def make_plan(config, source, devices, chip: Chip | None = None, measure: Callable | None = None) -> Plan:
-    """Compiles `config`'s train step for `devices`, of which nothing is run unless `measure` does.
+    """Compiles `config`'s train step for `devices`; nothing is run on them unless by `measure`.
 
-    `source`: its training data, or an outline of it. `chip`: what each device has, where time is to be estimated.
-    `measure(setup, compiled)`: the seconds of a step. Raises ConfigError for a config that cannot run anywhere.
+    `source`: its training data, or an outline of it. `chip`: what each device has, if time is to be estimated.
+    `measure(setup, compiled)`: the seconds per step. Raises ConfigError for a config that cannot run anywhere.
     """
     setup = prepare(config, devices=devices, source=source)
     known = state_memory(setup)
@@ -95,18 +95,18 @@ def make_plan(config, source, devices, chip: Chip | None = None, measure: Callab
 
 
 def device_memory(devices) -> int:
-    """Bytes of memory that each of the devices present has; CPU devices share the machine's."""
+    """Bytes of memory of each device present; CPU devices share the machine's."""
     if devices[0].platform == "cpu":
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(devices)
     return devices[0].memory_stats()["bytes_limit"]
 
 
 def search(config, source, devices, chip: Chip | None, trials: int, measure: Callable | None = None) -> Iterator[Plan]:
-    """Plans of other meshes, micro-batches and recomputation for the same batch, as they are made.
+    """Yields plans with other meshes, micro-batches and recomputation for the same batch.
 
-    A mesh is tried with more and more frugal settings until one fits: what recomputes more or computes in smaller parts
-    is slower. At most `trials` programs are compiled; a state that is too large costs none. Raises ConfigError where
-    nothing can be tried at all.
+    A mesh is tried with more and more frugal settings until one fits: more recomputation or smaller parts are slower.
+    At most `trials` programs are compiled; a state that is too large costs none. Raises ConfigError if nothing can be
+    tried at all.
     """
     left, error, found = trials, None, False
     for mesh in meshes(config, devices):
@@ -119,13 +119,13 @@ def search(config, source, devices, chip: Chip | None, trials: int, measure: Cal
             changed.optimizer.accumulate = accumulate
             try:
                 plan = make_plan(changed, source, devices, chip, measure)
-            except ConfigError as refusal:  # such as a batch that does not divide
+            except ConfigError as refusal:  # such as a batch that cannot be divided
                 error = error or refusal
                 continue
             found = True
             yield plan
             if not plan.state_fits:
-                break  # nor does it with other settings
+                break  # it does not fit with other settings either
             left -= 1
             if plan.fits:
                 break
@@ -134,7 +134,7 @@ def search(config, source, devices, chip: Chip | None, trials: int, measure: Cal
 
 
 def meshes(config, devices) -> list[dict[str, int]]:
-    """Ways to divide the devices, the config's own first, then with more and more parameters divided."""
+    """Ways to divide the devices: the config's own first, then ever more sharding of the parameters."""
     count, slices = len(devices), count_slices(devices)
     found = [dict(make_mesh(config, devices).shape)]
     for tensor in TENSOR_WAYS:

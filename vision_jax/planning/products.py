@@ -1,4 +1,4 @@
-"""FLOPs of the matrix products and convolutions that a compiled program runs, two for a multiply-add."""
+"""FLOPs of the matrix products and convolutions that a compiled program runs, two per multiply-add."""
 
 import math
 import re
@@ -10,9 +10,9 @@ from vision_jax.planning.hlo import Instruction, Program, array_shape
 
 
 def product_flops(program: Program) -> int:
-    """FLOPs of one device in a run of the program. What is recomputed, or computed by several devices alike, is in it.
+    """FLOPs on one device in one run of the program, including recomputed work and work repeated on several devices.
 
-    XLA's own count (`Compiled.cost_analysis`) takes the body of a loop once.
+    XLA's own count (`Compiled.cost_analysis`) counts a loop's body only once.
     """
     return sum(
         times * flops(program.computations[computation], inner)
@@ -22,7 +22,7 @@ def product_flops(program: Program) -> int:
 
 
 def flops(known: dict[str, Instruction], instruction: Instruction) -> int:
-    """FLOPs of an instruction among those of its computation; 0 for what is neither a product nor a convolution."""
+    """FLOPs of an instruction; `known`: all of its computation. 0 if it is neither a product nor a convolution."""
     if instruction.opcode == "dot":
         left = array_shape(known[instruction.operands[0]].type)
         return 2 * math.prod(array_shape(instruction.type)) * math.prod(left[d] for d in _contracted(instruction))
@@ -47,9 +47,9 @@ class Window(NamedTuple):
     dilation: int = 1
 
     def multiplied(self, length: int, results: int) -> int:
-        """Pairs of a result and a place of the window at which there is an element of the `length` of the input.
+        """The number of pairs of a result and a window position that fall on one of the `length` input elements.
 
-        A TPU's batched product is a convolution whose dilated windows meet one element each: most pairs meet none.
+        A TPU's batched product is a convolution whose dilated windows hit one element each: most pairs hit none.
         """
         starts = np.arange(results)[:, None] * self.stride - self.before
         places = starts + np.arange(self.size) * self.dilation
@@ -67,7 +67,7 @@ def _convolution(left: list[int], kernel: list[int], result: list[int], attribut
 
 
 def _windows(attributes: str) -> list[Window]:
-    """Of "window={size=16x3 stride=15x1 pad=0_0x1_1 lhs_dilate=16x1 rhs_dilate=1x1}", none without."""
+    """Windows from "window={size=16x3 stride=15x1 pad=0_0x1_1 lhs_dilate=16x1 rhs_dilate=1x1}"; [] without one."""
     found = re.search(r"window=\{([^}]*)\}", attributes)
     if found is None:
         return []

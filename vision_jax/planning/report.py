@@ -9,7 +9,7 @@ GIB = 2**30
 
 
 def to_dict(plan: Plan) -> dict:
-    """JSON's values: bytes, FLOPs, seconds; null where something is not known."""
+    """The plan as JSON values: bytes, FLOPs, seconds; null if unknown."""
     work, times = plan.work, plan.times
     return {
         **plan.settings,
@@ -51,7 +51,7 @@ def format_plan(name: str, plan: Plan) -> str:
 
 
 def format_search(plans: Sequence[Plan]) -> str:
-    """A table of plans, the fastest first; those that do not fit come last and are marked."""
+    """A table of plans, fastest first; those that do not fit come last and are marked."""
     head = f"{'mesh d x f x t':>16} {'micro':>5} {'remat':>6} {'GiB':>9} {'step ms':>9} {'MFU':>6} {'hours':>8}"
     rows = []
     for plan in sorted(plans, key=lambda plan: (not plan.fits, plan.seconds or float("inf"), plan.needed)):

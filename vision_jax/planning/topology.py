@@ -1,4 +1,4 @@
-"""The devices of a plan: TPU slices that need not be there, and what a chip of each kind has."""
+"""The devices of a plan: TPU slices, which need not be present, and what a chip of each kind has."""
 
 import importlib.util
 import re
@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 from vision_jax.errors import ConfigError, did_you_mean, not_installed
 
-# What keeps libtpu, which compiles for chips that are not there, from looking for any. To be set before it is loaded.
+# Keeps libtpu from looking for chips, so that it compiles for absent ones. Must be set before it is loaded.
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # any: it is read, not used
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # any value: it is read, not used
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_STDERR_LOG_LEVEL": "3",
     "TPU_MIN_LOG_LEVEL": "3",
@@ -23,16 +23,16 @@ class Chip(NamedTuple):
 
     memory: int  # bytes
     bandwidth: float  # of its memory, bytes/s
-    clock: float  # Hz, in which the compiler's cycles count
-    links: float  # to the other chips of the slice: bytes/s that it can receive while it sends as many
+    clock: float  # Hz, for the compiler's cycles
+    links: float  # to the slice's other chips: bytes/s that it can receive while sending as many
     network: float | None  # to other slices, bytes/s
 
 
 # docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}: "HBM capacity" and "bandwidth", half the "bidirectional inter-chip
 # interconnect bandwidth", "data center network bandwidth" by chips; v4's links: six of 50 GB/s each way (Jouppi et al.,
-# 2023, https://arxiv.org/abs/2304.01433). v4's clock: table 4 there. The others' follow from their peak, which is
-# 2 x multipliers x clock: 4 matrix units of 128 x 128 in a v5e, 8 in a v5p, 4 times as many multipliers as a v5e's in a
-# v6e. Cores: v4 and v5p have two in a chip, which run as one device.
+# 2023, https://arxiv.org/abs/2304.01433). v4's clock: table 4 there. The other clocks follow from the peak, which is
+# 2 x multipliers x clock: 4 matrix units of 128 x 128 in a v5e, 8 in a v5p, and in a v6e 4 times as many multipliers as
+# in a v5e. Cores: v4 and v5p have two per chip, which run as one device.
 CHIPS = {
     "v4": Chip(32 * 2**30, 1200e9, 1.05e9, 300e9, None),
     "v5e": Chip(16 * 2**30, 819e9, 1.5e9, 200e9, 6.4e12 / 8 / 256),
@@ -55,7 +55,7 @@ class Topology(NamedTuple):
 
 
 def parse_topology(text: str) -> Topology:
-    """The topology of "v5e:16x16", "v4:4x4x8" or, two slices of the first, "v5e:16x16*2"."""
+    """The topology for "v5e:16x16", "v4:4x4x8" or, with two slices of the first, "v5e:16x16*2"."""
     match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)(?:\*(\d+))?", text)
     if match is None:
         raise ConfigError(f"--topology must read such as v5e:16x16, v5e:16x16*2 (slices), cpu or gpu, got {text!r}")
@@ -69,7 +69,7 @@ def parse_topology(text: str) -> Topology:
 
 
 def tpu_devices(topology: Topology) -> list:
-    """Devices to compile for, on which nothing can run. `ENVIRONMENT` has to be set before jax is imported.
+    """Devices to compile for, on which nothing can run. `ENVIRONMENT` must be set before jax is imported.
 
     Raises:
         ConfigError: libtpu is not installed, or there is no such topology.
@@ -88,6 +88,6 @@ def tpu_devices(topology: Topology) -> list:
     shape = "x".join(map(str, topology.shape))
     try:
         found = topologies.get_topology_desc(f"{topology.generation}:{shape}", "tpu", **options)
-    except Exception as error:  # of the plug-in, whatever it is
+    except Exception as error:  # any error from the plug-in
         raise ConfigError(f"--topology={topology}: {str(error).strip().splitlines()[0]}") from error
     return list(found.devices)

@@ -2,7 +2,7 @@
 
 from vision_jax.planning.hlo import Instruction, Program, main_memory_bytes, type_bytes
 
-# What moves nothing itself.
+# Opcodes that move nothing themselves.
 _FREE = {
     "parameter",
     "constant",
@@ -17,9 +17,9 @@ _FREE = {
 
 
 def memory_traffic(program: Program) -> int:
-    """Bytes of the operands and results of all instructions that run, where they lie in main memory.
+    """Bytes of the operands and results in main memory of all instructions that run.
 
-    Of an array that an instruction takes a slice of, or changes a slice in place, the slice counts.
+    If an instruction takes a slice of an array, or changes a slice in place, only the slice counts.
     """
     return sum(
         times * moved(program, name, instruction)
@@ -29,11 +29,11 @@ def memory_traffic(program: Program) -> int:
 
 
 def moved(program: Program, computation: str, instruction: Instruction) -> int:
-    """Bytes that one run of an instruction moves."""
+    """Bytes moved by one run of an instruction."""
     known = program.computations[computation]
     operands = [known[name] for name in instruction.operands if name in known]
     result = main_memory_bytes(instruction.type)
-    if not operands:  # a constant, or memory that is set aside
+    if not operands:  # a constant, or reserved memory
         return 0
     first = operands[0]
     if instruction.opcode == "slice-start":  # its result is (operand, slice)
@@ -57,7 +57,7 @@ def moved(program: Program, computation: str, instruction: Instruction) -> int:
 
 
 def touched(program: Program, computation: str, number: int) -> tuple[int | None, bool]:
-    """(bytes of the slices that a fused computation touches of a parameter, None: all; whether it writes them)."""
+    """(bytes of a parameter's slices that a fused computation touches, None: all; whether it writes them)."""
     inner = program.computations[computation]
     name = next(i.name for i in inner.values() if i.opcode == "parameter" and int(i.operands[0]) == number)
     return _touched(program, inner, name)

@@ -1,1 +1,1 @@
-"""Checkpoints of other projects, in and out. `readers.open_tensors` opens a file of weights of any known format."""
+"""Reads and writes other projects' checkpoints. `readers.open_tensors` opens a weights file of any supported format."""

@@ -1,4 +1,4 @@
-"""Models and variables into the files of other projects, for these to load."""
+"""Writes models and variables as files that other projects load."""
 
 import json
 import pathlib
@@ -32,9 +32,9 @@ _CONFIGS = {"open_clip": "open_clip_config.json"}
 
 
 class Export(NamedTuple):
-    """Functions of `families/`, of a model and its image size; they raise ConfigError for what a format cannot say."""
+    """Functions in `families/` of a model and its image size; they raise ConfigError for what a format cannot express."""
 
-    config: Callable[..., dict[str, Any]] | None  # with takes_preprocessing: and of `preprocessing`
+    config: Callable[..., dict[str, Any]] | None  # takes `preprocessing` too, if takes_preprocessing
     names: Callable[..., Names]
     constants: Callable[..., dict[str, np.ndarray]] = lambda model, image_size: {}
     takes_preprocessing: bool = False
@@ -63,20 +63,20 @@ def save_pretrained(
     class_names: Sequence[str] = (),
     multi_label: bool = False,
 ) -> None:
-    """Writes a folder that another project loads as its own, with our outputs.
+    """Writes a folder that another project loads as its own; the model gives the same outputs there.
 
     Args:
-        folder: is made where it is not there.
-        format: "hf", of transformers; "timm", to which an MAE gives its encoder and a CLIP its image tower, with the
-            projection as the head; "open_clip", for a CLIP; or "openai", for a CLIP: the file model.pt of `clip.load`.
-        preprocessing: how pictures are prepared, as `vj.preprocessing` gives it; it is written besides.
-        image_size: pixels a side, or (height, width), that the parameters are for; by default that of `preprocessing`,
+        folder: created if it does not exist.
+        format: "hf", for transformers; "timm", which takes an MAE's encoder, or a CLIP's image tower with the projection
+            as its head; "open_clip", for a CLIP; or "openai", for a CLIP: the file model.pt that `clip.load` reads.
+        preprocessing: how pictures are prepared, as `vj.preprocessing` gives it; it is written too.
+        image_size: pixels per side, or (height, width), that the parameters are for; by default that of `preprocessing`,
             or the square that learned positions are for.
-        class_names: of the outputs, for transformers and timm.
-        multi_label: whether any number of classes is right, for transformers, whose pipeline then shows them so.
+        class_names: names of the outputs, for transformers and timm.
+        multi_label: whether several classes can be right at once; transformers' pipeline then shows them that way.
 
     Raises:
-        ConfigError: of one line: the format has no such model, cannot say it, or the image size must be passed.
+        ConfigError: (one line) the format has no such model or cannot express it, or the image size must be passed.
     """
     check_format(format)
     variables = {name: unstack_blocks(tree) for name, tree in variables.items()}
@@ -116,7 +116,7 @@ def save_pretrained(
 
 
 def _image_model(model, variables: dict) -> tuple[Any, dict]:
-    """What timm has of a model: an MAE's encoder; a CLIP's image tower, whose head is the projection."""
+    """The part of a model that timm has: an MAE's encoder; a CLIP's image tower, whose head is the projection."""
     params = variables["params"]
     if isinstance(model, MAE):
         encoder = {name: tree for name, tree in params.items() if name != "decoder"}
@@ -130,7 +130,7 @@ def _image_model(model, variables: dict) -> tuple[Any, dict]:
 
 
 def _learned_size(model, params: Mapping) -> Pair:
-    """The square image that learned positions are for. Raises ConfigError where there are none, or no square."""
+    """The square image that learned positions are for. Raises ConfigError if there are none, or they form no square."""
     tower, own = (model.image_module(parent=None), params["image"]) if isinstance(model, CLIP) else (model, params)
     try:
         if isinstance(tower, ViT) and "pos_embed" in own:
@@ -145,7 +145,7 @@ def _learned_size(model, params: Mapping) -> Pair:
 
 
 def _check_shapes(model, variables: Mapping, image_size: Pair) -> None:
-    """Raises ConfigError naming a variable that is not the model's, for images of `image_size`."""
+    """Raises ConfigError naming a variable that does not fit the model for images of `image_size`."""
     wanted, flat = (flatten_dict(dict(tree), sep="/") for tree in (variable_shapes(model, image_size), variables))
     if odd := sorted(wanted.keys() ^ flat.keys()):
         raise ConfigError(f"the model has no '{odd[0]}'" if odd[0] in flat else f"the variables lack '{odd[0]}'")

@@ -1,4 +1,4 @@
-"""Parameters of one model in another that differs in image size, window, number of classes or layout of its layers."""
+"""Fits parameters to a model that differs in image size, window, number of classes or layer layout."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -17,10 +17,10 @@ UNSEEN = ("act", "norm_eps", "num_heads", "text_act", "text_num_heads", "text_ca
 
 
 class Fitted(NamedTuple):
-    """Parameters by their paths, and the paths of those that are not as the source has them.
+    """Parameters by path, and the paths of those that differ from the source.
 
-    A head for other classes is `renewed`: it is zeros. The model has to make those that are `new` itself, and has no
-    place for those that are `unused`.
+    A head for other classes is `renewed`: all zeros. The model must initialise the `new` ones itself, and has no
+    place for the `unused` ones.
     """
 
     params: dict
@@ -31,20 +31,20 @@ class Fitted(NamedTuple):
 
 
 def fit(params: Mapping, from_size: Pair, model, to_size: Pair, shapes: Mapping, method: str = "bilinear") -> Fitted:
-    """Arrays `params` of a model for images of `from_size` (height, width) in `model` for images of `to_size`.
+    """Fits `params`, for images of `from_size` (height, width), to `model` for images of `to_size`.
 
     Args:
-        params: nested, with unrolled or scanned layers, on the host or a device; what is not resized stays there.
+        params: nested arrays, with unrolled or scanned layers, on host or device; what is not resized stays there.
         shapes: the parameters of `model`, or jax.ShapeDtypeStructs of them.
         method: how tables of absolute positions are resampled (`ops.resampling.resize_grid`).
 
     Raises:
-        ConfigError: a parameter besides the head's has another shape, or there is nothing that the model has a place for.
+        ConfigError: a parameter other than the head's has a wrong shape, or none has a place in the model.
     """
     wanted = flatten_dict(shapes, sep="/")
     params = (stack_blocks if any("blocks" in name.split("/") for name in wanted) else unstack_blocks)(params)
     before = flatten_dict(params, sep="/")
-    if hasattr(model, "resize_params"):  # a user's own module need not have it
+    if hasattr(model, "resize_params"):  # optional in a user's own module
         params = model.resize_params(params, from_size, to_size, method)
     after = flatten_dict(params, sep="/")
     fitted = Fitted({}, [], [], [], [name for name in after if name not in wanted])
@@ -74,7 +74,7 @@ def check_functions(theirs, ours) -> None:
 
 
 def check_windows(theirs, from_size: Pair, ours, to_size: Pair) -> None:
-    """Raises ConfigError where Swin V2 would measure its offsets by other windows than those in which it learned them."""
+    """Raises ConfigError if Swin V2 would measure offsets by other windows than those in which it learned them."""
     if any(getattr(model, "version", 1) != 2 for model in (theirs, ours)):
         return
     learned = learned_windows(theirs, from_size)

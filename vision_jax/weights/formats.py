@@ -7,7 +7,7 @@ _OF_TRANSFORMERS = ("transformers", "huggingface", "hugging_face", "pytorch", "t
 
 
 def check_format(format: str) -> None:
-    """Raises ConfigError for a name that is none of `FORMATS`."""
+    """Raises ConfigError for a name that is not in `FORMATS`."""
     if format not in FORMATS:
         hint = "; did you mean 'hf'?" if str(format).lower() in _OF_TRANSFORMERS else did_you_mean(format, FORMATS)
         told = ", ".join(f"{name} ({project})" if name != project else name for name, project in FORMATS.items())

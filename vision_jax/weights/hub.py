@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub, through its own cache. HF_HUB_OFFLINE=1 keeps to what is there already."""
+"""Files from the Hugging Face hub, through its own cache. HF_HUB_OFFLINE=1 uses only what is cached."""
 
 import os
 import pathlib
@@ -15,7 +15,7 @@ from vision_jax.weights.readers import shards_of
 
 _PREFIXES = ("hf-hub:", "hf_hub:", "hf://")  # timm's and open_clip's
 _INDEX = ".index.json"
-_SUFFIXES = (".npz", ".safetensors", ".pt", ".pth", ".bin", ".json")  # of files, never of models
+_SUFFIXES = (".npz", ".safetensors", ".pt", ".pth", ".bin", ".json")  # of files, never of model ids
 
 
 def fetch(
@@ -24,14 +24,14 @@ def fetch(
     optional: Sequence[str] = (),
     revision: str | None = None,
 ) -> pathlib.Path:
-    """The folder that has the files of `source`; a local file or folder is given back as it is.
+    """The folder with the files of `source`; a local file or folder is returned as it is.
 
     Args:
-        source: a local path, or the id of a model of the hub such as "google/vit-base-patch16-224", optionally after
+        source: a local path, or the id of a model on the hub such as "google/vit-base-patch16-224", optionally after
             "hf-hub:".
-        filenames: what is needed. A sequence among them stands for the first of its names that the model has. With an
-            index of several files (`*.index.json`) come these files.
-        optional: what is taken where the model has it.
+        filenames: the files needed. A sequence among them stands for the first of its names that the model has. An
+            index of several files (`*.index.json`) brings those files too.
+        optional: files to take if the model has them.
         revision: a branch, tag or commit of the model; by default its main branch.
 
     Raises:
@@ -53,10 +53,10 @@ def fetch(
 
 
 def local_path(source: str | pathlib.Path) -> pathlib.Path | None:
-    """The local file or folder that a source names; None: it is the id of a model of the hub, as far as one can see.
+    """The local file or folder that a source names; None if it looks like the id of a model on the hub.
 
-    Raises ConfigError where it is neither: in a folder that is here, and not there itself, much like the name of what is
-    there, or of an architecture.
+    Raises ConfigError if it is neither: a missing file in an existing folder, close to the name of an existing one, or
+    the name of an architecture.
     """
     local, name = os.path.expanduser(source), _hub_id(source)
     if local and os.path.exists(local):
@@ -82,9 +82,9 @@ def _hub_id(source: str | pathlib.Path) -> str:
 
 
 def _is_reachable(endpoint: str) -> bool:
-    """Whether anything answers there; huggingface_hub itself would try for half a minute."""
+    """Whether the endpoint answers; huggingface_hub itself would try for half a minute."""
     address = urllib.parse.urlsplit(endpoint)
-    if urllib.request.getproxies():  # which reach what this machine does not
+    if urllib.request.getproxies():  # which may reach what this machine cannot
         return True
     try:
         socket.create_connection(
@@ -121,10 +121,10 @@ class _Model:
         raise self.error("the model has no such file", names)
 
     def file(self, name: str) -> pathlib.Path | None:
-        """A file's path; None: the model does not have it, or it is not in the cache and the hub cannot be reached."""
+        """A file's path; None if the model does not have it, or it is not cached and the hub cannot be reached."""
         errors = self._hub.errors
         try:
-            # Once the hub was found unreachable, trying again would cost its retries for every further file.
+            # Once the hub is known to be unreachable, trying again would cost its retries for every further file.
             path = self._hub.hf_hub_download(
                 self.name, name, revision=self.revision, local_files_only=self._is_unreachable
             )
@@ -141,7 +141,7 @@ class _Model:
             ) from None
         except errors.RevisionNotFoundError:
             raise self.error(f"the model has no revision '{self.revision}'", [name]) from None
-        except Exception as error:  # of the network, the disk, a proxy: the kinds differ with the client's version
+        except Exception as error:  # network, disk or proxy: the types depend on the client's version
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise self.error(printable(reason), [name]) from error
         self.folder = pathlib.Path(path).parents[name.count("/")]

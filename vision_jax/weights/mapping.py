@@ -1,7 +1,7 @@
-"""From a file's tensors to variables and back: one engine for all families and formats.
+"""Converts a file's tensors to variables and back: one engine for all families and formats.
 
-A format is a few rules that turn the path of a parameter into the name of a tensor; which parameters there are is the
-model's to say. Paths are those of unrolled layers; `models.stacking` turns them into those of scanned ones.
+A format is a few rules that turn the path of a parameter into the name of a tensor; the model defines which parameters
+there are. Paths are those of unrolled layers; `models.stacking` turns them into those of scanned ones.
 """
 
 import itertools
@@ -18,7 +18,7 @@ from vision_jax.weights.tensors import Tensor
 
 
 class Layout(NamedTuple):
-    """How an array of a file becomes ours, and back."""
+    """How a file's array becomes ours, and back."""
 
     to_ours: Callable[[np.ndarray], np.ndarray]
     to_theirs: Callable[[np.ndarray], np.ndarray]
@@ -31,28 +31,29 @@ LAYOUTS = {
     "vector": Layout(lambda x: x.reshape(1, 1, -1), lambda x: x.reshape(-1)),  # a token that they keep as (D,)
     "table": Layout(lambda x: x[None], lambda x: x[0]),  # positions that they keep as (N, D)
     "row": Layout(lambda x: x.reshape(-1), lambda x: x.reshape(1, -1)),
-    "heads": Layout(lambda x: x.reshape(-1), lambda x: x.reshape(-1, 1, 1)),  # a number a head, kept as (heads, 1, 1)
+    "heads": Layout(lambda x: x.reshape(-1), lambda x: x.reshape(-1, 1, 1)),  # a number per head, kept as (heads, 1, 1)
     "scalar": Layout(lambda x: x.reshape(()), lambda x: x),
 }
 
 
-# What torch's modules call their parameters: the last rules of a format that is made of them.
+# torch modules' names for their parameters: the last rules of a format built from such modules.
 TORCH = ((r"kernel$", "weight"), (r"/scale$", "/weight"), ("/", "."))
 _PARTS = ("query", "key", "value")
 _PLACE = re.compile(rf"/(?:({'|'.join(_PARTS)})|blocks_(\d+))(?=/)")
-NOTHING = "(?!)"  # a pattern that no name has
+NOTHING = "(?!)"  # a pattern that matches no name
 
 
 class Names(NamedTuple):
-    """How a format names and keeps parameters.
+    """How a format names and stores parameters.
 
     rules: (pattern, replacement) pairs as re.sub takes them, applied in order to a path such as "blocks_0/norm1/scale";
-        what comes out is the tensor's name. Parameters that come to one name are equal parts of that tensor along axis 0,
-        in the order query, key, value, or of their blocks.
-    layouts: (pattern, layout) of paths, the first that is found; a name of LAYOUTS, or a Layout of the family's own. Other
-        kernels are "linear" or "conv", and all else is the "same".
-    blocks: what the names of blocks begin with: a tensor there that is no parameter computes something else than ours.
-    ignored: a pattern of names that are known to hold nothing that a model needs, such as position indices.
+        the result is the tensor's name. Parameters with the same name are equal parts of that tensor along axis 0, in
+        the order query, key, value, or in the order of their blocks.
+    layouts: (pattern, layout) pairs for paths, the first match counts; a key of LAYOUTS, or the family's own Layout.
+        Other kernels are "linear" or "conv", and everything else is "same".
+    blocks: prefixes of the names of blocks: a tensor there that is no parameter means that the model computes something
+        else than ours.
+    ignored: a pattern for names known to hold nothing that a model needs, such as position indices.
     """
 
     rules: tuple[tuple[str, str | Callable[[re.Match], str]], ...]
@@ -61,20 +62,20 @@ class Names(NamedTuple):
     ignored: str = NOTHING
 
     def of(self, path: str) -> str:
-        """The name of a parameter's tensor, or what the names of parameters begin with whose paths begin so."""
+        """The tensor name for a parameter's path; for the beginning of a path, the beginning of the names."""
         for pattern, replacement in self.rules:
             path = re.sub(pattern, replacement, path)
         return path
 
     def layout(self, path: str, rank: int) -> Layout:
-        """Of a parameter with so many axes."""
+        """The layout of a parameter with `rank` axes."""
         kind = {2: "linear", 4: "conv"}.get(rank, "same") if path.endswith("kernel") else "same"
         kind = next((known for pattern, known in self.layouts if re.search(pattern, path)), kind)
         return LAYOUTS[kind] if isinstance(kind, str) else kind
 
 
 class Entry(NamedTuple):
-    """Where a parameter lies: `theirs` as `layout` says, or its part `part[0]` of `part[1]` equal ones along axis 0."""
+    """Where a parameter is stored: in tensor `theirs`, as `layout` says, as part `part[0]` of `part[1]` along axis 0."""
 
     ours: str  # collection and path, such as "params/head/kernel"
     theirs: str
@@ -83,7 +84,7 @@ class Entry(NamedTuple):
 
 
 def entries(names: Names, shapes: Mapping[str, tuple[int, ...]]) -> list[Entry]:
-    """One for each of the shapes by collection and path; those of one tensor stand together.
+    """One entry per shape, by collection and path; entries of one tensor are adjacent.
 
     Short paths and weights come first, since messages name what comes first.
     """
@@ -102,7 +103,7 @@ def entries(names: Names, shapes: Mapping[str, tuple[int, ...]]) -> list[Entry]:
 
 
 class Report(NamedTuple):
-    """Names of a file's tensors that became no parameter, and those that are known to be superfluous."""
+    """Names of a file's tensors that were not used, and of those known to be superfluous."""
 
     unexpected: list[str]
     ignored: list[str]
@@ -111,16 +112,16 @@ class Report(NamedTuple):
 def import_variables(
     tensors: Mapping[str, Tensor], names: Names, shapes: Mapping, as_array: Callable = np.asarray
 ) -> tuple[dict, Report]:
-    """A model's variables, float32 arrays in nested dictionaries, from a file's tensors.
+    """A model's variables from a file's tensors: float32 arrays in nested dictionaries.
 
     Args:
-        shapes: the variables as `jax.eval_shape` gives them, of unrolled layers.
-        as_array: what becomes of each array of the host, which may be a view of a larger one, before the next is read.
+        shapes: the variables as `jax.eval_shape` gives them, with unrolled layers.
+        as_array: applied to each host array, which may be a view of a larger one, before the next is read.
             jnp.asarray transposes as it copies to a device.
 
     Raises:
-        ConfigError: a tensor is missing, blocks have more than ours, or a shape is not the model's; the message names
-            one, and how many others there are.
+        ConfigError: a tensor is missing, blocks hold more than ours, or a shape differs from the model's; the message
+            names one, and how many others there are.
     """
     wanted = {ours: leaf.shape for ours, leaf in flatten_dict(shapes, sep="/").items()}
     table = entries(names, wanted)
@@ -145,7 +146,7 @@ def import_variables(
         )
     variables = {}
     for theirs, parts in itertools.groupby(table, key=lambda entry: entry.theirs):
-        array = np.asarray(tensors[theirs].read())  # each is read once, and let go before the next
+        array = np.asarray(tensors[theirs].read())  # each is read once, and freed before the next
         for entry in parts:
             index, count = entry.part
             part = array if count == 1 else np.split(array, count)[index]
@@ -154,7 +155,7 @@ def import_variables(
 
 
 def export_variables(variables: Mapping, names: Names) -> dict[str, np.ndarray]:
-    """A file's arrays by name, float32, from variables of unrolled layers: what `import_variables` reads back."""
+    """A file's float32 arrays by name, from variables with unrolled layers; `import_variables` reads them back."""
     flat, arrays = flatten_dict(variables, sep="/"), {}
     table = entries(names, {ours: np.shape(value) for ours, value in flat.items()})
     for theirs, parts in itertools.groupby(table, key=lambda entry: entry.theirs):
@@ -164,9 +165,9 @@ def export_variables(variables: Mapping, names: Names) -> dict[str, np.ndarray]:
 
 
 def shape_of(shape: tuple[int, ...], layout: Layout, count: int = 1) -> tuple[int, ...] | None:
-    """The shape of a parameter of ours that is one of `count` parts of such a tensor; None where it cannot be one.
+    """The shape of our parameter that is one of `count` parts of a tensor of `shape`; None if it cannot be one.
 
-    Nothing is read.
+    No values are read.
     """
     if count > 1:
         if not shape or shape[0] % count:
@@ -179,7 +180,7 @@ def shape_of(shape: tuple[int, ...], layout: Layout, count: int = 1) -> tuple[in
 
 
 def _path(ours: str) -> str:
-    """Without the collection."""
+    """The path without the collection."""
     return ours.partition("/")[2]
 
 
@@ -192,7 +193,7 @@ def _left_over(tensors: Iterable[str], names: Names, used: set[str]) -> Report:
 
 
 def _alike(name: str, names: Iterable[str]) -> list[str]:
-    """A few of `names` that `name` may be a slip of: comparing takes a time that grows with their lengths."""
+    """Up to 500 of `names` worth comparing with `name`: of similar length and not long, as long names compare slowly."""
     alike = (other for other in names if abs(len(other) - len(name)) <= 8 and len(other) < 200)
     return list(itertools.islice(alike, 500))
 

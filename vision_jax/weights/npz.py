@@ -1,4 +1,4 @@
-"""numpy's .npz: a zip file with an array a member. What needs pickle is refused."""
+"""numpy's .npz: a zip file with one array per member. What needs pickle is refused."""
 
 import io
 import math
@@ -19,7 +19,7 @@ def is_npz(archive: ZipArchive) -> bool:
 
 
 def open_npz(archive: ZipArchive) -> Tensors:
-    """The arrays by their names, such as "opt/target/cls". Raises ConfigError."""
+    """The arrays by name, such as "opt/target/cls". Raises ConfigError."""
     names = [name for name in archive.sizes if name.endswith(_SUFFIX)]
     check_count(archive.file, len(names))
     return collected(archive.file, ((name.removesuffix(_SUFFIX), _array(archive, name)) for name in names))
@@ -35,7 +35,7 @@ def _array(archive: ZipArchive, name: str) -> Tensor:
         shape = checked_shape(shape, dtype)
     if dtype.hasobject:
         raise archive.file.error(f"'{shown}' holds pickled Python objects, which are not read")
-    if dtype == np.dtype("V2"):  # how numpy writes what it does not know, and big_vision writes nothing else of it
+    if dtype == np.dtype("V2"):  # how numpy writes dtypes that it does not know; big_vision's is always bfloat16
         dtype = DTYPES["bfloat16"]
     elif dtype.kind == "V":
         raise archive.file.error(f"'{shown}' has the dtype {printable(dtype)}, which is not read")

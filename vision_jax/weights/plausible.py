@@ -1,4 +1,4 @@
-"""Whether the model that a file describes may be built: its numbers come from a stranger, and tracing it takes memory."""
+"""Checks that the model that a file describes may be built: its numbers are untrusted, and tracing takes memory."""
 
 import contextlib
 import math
@@ -21,22 +21,22 @@ _LONGEST_MESSAGE = 1000  # characters
 
 @contextlib.contextmanager
 def described_by(path) -> Iterator[None]:
-    """Turns whatever a description that makes no model raises into a ConfigError of one line that begins with `path`."""
+    """Turns whatever an unusable description raises into a one-line ConfigError that begins with `path`."""
     shown = printable(path, _LONGEST_MESSAGE)
     try:
         yield
     except ConfigError as error:
-        message = printable(error, _LONGEST_MESSAGE)  # which may name the path, or a file in it, already
+        message = printable(error, _LONGEST_MESSAGE)  # it may already name the path, or a file in it
         raise ConfigError(message if message.startswith(f"'{shown}") else f"'{shown}': {message}") from error
     except (RunError, Stopped):
         raise
-    except Exception as error:  # of jax and flax while they trace it, and of whatever a type unforeseen breaks
+    except Exception as error:  # from jax and flax while tracing, or from whatever an unforeseen type breaks
         raise ConfigError(f"'{shown}': what it says of its model makes none ({reason(error)})") from error
 
 
 def check_model(model, image_size: Pair) -> None:
-    """Raises ConfigError where tracing the model would take far more time or memory than any published one, though each of
-    its fields is one that `create_model` takes."""
+    """Raises ConfigError if tracing the model would take far more time or memory than any published one, although
+    `create_model` accepts each of its fields."""
     if max(image_size) > limits.FILE_IMAGE_SIDE:
         raise ConfigError(
             f"it is for images of {printable(image_size)}, and none of more than {limits.FILE_IMAGE_SIDE} pixels a side is read"
@@ -49,7 +49,7 @@ def check_model(model, image_size: Pair) -> None:
         for size, window in zip(stage_maps(model, image_size), windows, strict=True):
             padded = math.prod(side + -side % length for side, length in zip(size, window, strict=True))
             _check_pairs("windows", max(padded, math.prod(window)), math.prod(window))
-    elif isinstance(model, ViT | MAE) and (kind := getattr(model, "posemb", "sincos2d")):  # MAE has no other
+    elif isinstance(model, ViT | MAE) and (kind := getattr(model, "posemb", "sincos2d")):  # MAE's only kind
         grid = model.grid(image_size) if isinstance(model, ViT) else grid_of(image_size, as_pair(model.patch_size))
         places = math.prod(grid)
         if kind == "relative":
@@ -59,7 +59,7 @@ def check_model(model, image_size: Pair) -> None:
 
 
 def check_blocks(model) -> None:
-    """Raises ConfigError where a model has far more blocks than any published one; each has some fifteen arrays."""
+    """Raises ConfigError if a model has far more blocks than any published one; each has some fifteen arrays."""
     if (count := _blocks(model)) > limits.BLOCKS:
         raise ConfigError(f"its model has {count:,} blocks, more than the {limits.BLOCKS} of any")
 

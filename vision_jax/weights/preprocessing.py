@@ -1,4 +1,4 @@
-"""Pictures as the model of a source takes them."""
+"""Prepares pictures for the model of a source."""
 
 import dataclasses
 import os
@@ -19,11 +19,11 @@ from vision_jax.weights.sources import WeightsSource, open_weights
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """From a picture to what a model takes: `transform(picture)` is float32[height, width, 3].
+    """Turns a picture into a model's input: `transform(picture)` is float32[height, width, 3].
 
-    The fields are those of the config's `data` section, how half pixels of a crop's margins are rounded: "even", as
-    torchvision does, or "down", as transformers; and whether a picture is first turned as its EXIF orientation says, which
-    transformers' pipelines do, but neither timm and open_clip nor the training here.
+    The fields are those of the config's `data` section; how half pixels of a crop's margins are rounded: "even", as in
+    torchvision, or "down", as in transformers; and whether a picture is first turned by its EXIF orientation, as
+    transformers' pipelines do, but timm, open_clip and our training do not.
     """
 
     image_size: Pair  # (height, width) in pixels
@@ -36,9 +36,9 @@ class Preprocessing:
     exif_orientation: bool = False
 
     def __call__(self, picture) -> np.ndarray:
-        """float32[height, width, 3] of a file's path, its bytes, a PIL.Image or uint8[h, w, 1, 3 or 4].
+        """float32[height, width, 3] from a file's path, its bytes, a PIL.Image or uint8[h, w, 1, 3 or 4].
 
-        Raises BrokenImage for a file that cannot be read, is no picture, or only a part of one.
+        Raises BrokenImage for a file that cannot be read, is not a picture, or is incomplete.
         """
         return np.float32((self.pixels(picture) / 255 - self.mean) / self.std)
 
@@ -50,7 +50,7 @@ class Preprocessing:
         return transform(picture)
 
     def opened(self, picture) -> Image.Image:
-        """The whole picture in RGB, as it is then resized."""
+        """The whole picture in RGB, ready to be resized."""
         if isinstance(picture, str | os.PathLike):
             picture = read_picture(os.path.expanduser(picture))
         if not isinstance(picture, Image.Image):
@@ -65,11 +65,11 @@ def preprocessing(
     revision: str | None = None,
     file: Mapping[str, Any] | None = None,
 ) -> Preprocessing:
-    """How the pictures of a source's model are prepared; `source` and `file` as of `load_pretrained`.
+    """How pictures are prepared for a source's model; `source` and `file` are as in `load_pretrained`.
 
-    image_size: of a model that was loaded for another one; the rest stays as the source says.
+    image_size: the model's, if it was loaded for another size than the source's; the rest stays as the source says.
 
-    Raises ConfigError where the source cannot be read or does not say.
+    Raises ConfigError if the source cannot be read or does not say.
     """
     wishes = {} if image_size is None else {"image_size": image_size}
     return preprocessing_of(open_weights(source, file, revision, wishes=wishes), image_size)
@@ -78,7 +78,7 @@ def preprocessing(
 def preprocessing_of(
     source: WeightsSource, image_size: int | Pair | None = None, exif: bool | None = None
 ) -> Preprocessing:
-    """`preprocessing` of an opened source; `exif`: whether pictures are turned, None: as the source's project does."""
+    """`preprocessing` for an opened source; `exif`: whether to turn pictures, None: as the source's project does."""
     if not source.preprocessing:
         raise ConfigError(
             f"'{source.path}' does not say how pictures are prepared; "

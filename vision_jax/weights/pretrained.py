@@ -1,4 +1,4 @@
-"""Models and variables from the files of other projects and of this one."""
+"""Loads models and variables from the files of other projects and of this one."""
 
 import logging
 import pathlib
@@ -22,7 +22,7 @@ from vision_jax.weights.sources import WeightsSource, open_weights
 
 log = logging.getLogger(__name__)
 
-# What loading can change of the file's model, so that it says nothing of the file.
+# Fields that loading can change, so that their values say nothing about the file.
 _WISHES = ("num_classes", "window", "pretrained_window", "features_only", "scan")
 
 
@@ -38,23 +38,23 @@ def load_pretrained(
     """(model, variables) of published or trained weights; architecture and numbers are those of the original.
 
     Args:
-        source: an id of the Hugging Face hub or a local path. Known are folders of transformers (ViT, Swin, Swinv2,
+        source: an id on the Hugging Face hub or a local path. Supported are folders of transformers (ViT, Swin, Swinv2,
             ViTMAE, CLIP), timm and open_clip, Google's .npz (ViT, AugReg, big_vision), the .pth of facebookresearch's
             MAE and of microsoft's Swin, OpenAI's CLIP, and work folders of this project or a checkpoint in them.
-        image_size: pixels a side, or (height, width), of the images that the model will take; by default those that the
-            source is for. Tables of positions are resampled as the source's own project does.
-        revision: a branch, tag or commit of a hub's model.
-        checkpoint: of a work folder: "last", "best" or a step.
-        file: what a bare file does not say of itself, where it differs from what is wanted: fields, and `image_size`.
-        fields: of the model, as for `create_model`: those that the source leaves open, and what shall differ from it.
-            With another `num_classes` the head is new and zero; another `window` resamples Swin's tables; name="vit"
-            takes the encoder of an MAE's file.
+        image_size: pixels per side, or (height, width), of the images that the model will take; by default those that
+            the source is for. Tables of positions are resampled as the source's own project does.
+        revision: a branch, tag or commit of a model on the hub.
+        checkpoint: which one in a work folder: "last", "best" or a step.
+        file: what a bare file does not say about itself, if it differs from what is wanted: fields, and `image_size`.
+        fields: of the model, as for `create_model`: those that the source leaves open, and those to change. Another
+            `num_classes` gives a new head of zeros; another `window` resamples Swin's tables; name="vit" takes the
+            encoder from an MAE's file.
 
     Returns:
         The flax.linen.Module, and its variables as float32 arrays on the default device.
 
     Raises:
-        ConfigError: of one line: there is no such source, it is damaged, of no known kind, or leaves open what must be
+        ConfigError: (one line) there is no such source, it is damaged or not supported, or leaves open what must be
             passed.
     """
     _, model, variables = open_pretrained(
@@ -66,14 +66,14 @@ def load_pretrained(
 def class_names(
     source: str | pathlib.Path, *, revision: str | None = None, file: Mapping[str, Any] | None = None
 ) -> tuple[str, ...]:
-    """What the outputs of a source's model are called, in order; () where it does not say. Arguments as of `load_pretrained`."""
+    """The names of a source's outputs, in order; () if it does not say. Arguments are as in `load_pretrained`."""
     return open_weights(source, file, revision).class_names
 
 
 def open_pretrained(
     source: str | pathlib.Path, *, image_size=None, revision=None, checkpoint="last", file=None, **fields
 ) -> tuple[WeightsSource, Any, dict]:
-    """What else a source says of itself, and what `load_pretrained` gives."""
+    """The opened source, and the model and variables that `load_pretrained` returns."""
     wishes = {name: fields[name] for name in _WISHES if name in fields}
     given = {name: value for name, value in fields.items() if name not in wishes} | dict(file or {})
     fields.pop("name", None)
@@ -111,7 +111,7 @@ def _tell(source: WeightsSource, what: str, names: list[str], level: int = loggi
 
 
 def _with_learned_windows(source: WeightsSource, image_size: Pair, fields: dict) -> dict:
-    """Swin V2 in other windows goes on to measure offsets by those in which it learned them."""
+    """`fields` that make Swin V2, given other windows, still measure offsets by those in which it learned them."""
     model = source.create_model(**fields)
     if isinstance(model, Swin) and model.version == 2 and "pretrained_window" not in fields:
         learned = learned_windows(source.create_model(), source.image_size)
@@ -121,7 +121,7 @@ def _with_learned_windows(source: WeightsSource, image_size: Pair, fields: dict)
 
 
 def _initialised(model, image_size: Pair, names: list[str]) -> dict[str, jax.Array]:
-    """The parameters of these paths as `model.init` gives them; nothing else is computed."""
+    """The parameters at these paths as `model.init` makes them; nothing else is computed."""
     if not names:
         return {}
 

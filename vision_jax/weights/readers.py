@@ -1,7 +1,7 @@
-"""One entry for all formats of weights: what a file holds is seen from its first bytes, never from its name.
+"""One entry point for all weight formats: a file's format is read from its first bytes, never from its name.
 
 Formats: numpy's `.npz`, `.safetensors`, PyTorch's `.pt`, `.pth` and `.bin` (read without torch, and without running
-anything that they say), TorchScript, and several files under an index, as transformers writes large models.
+any of their code), TorchScript, and several files under an index, as transformers writes large models.
 """
 
 import os
@@ -16,7 +16,7 @@ from vision_jax.weights.tensors import File, Tensors
 from vision_jax.weights.torch_archive import is_legacy, is_torch_archive, open_legacy, open_torch_archive
 from vision_jax.weights.zip_archive import ZipArchive
 
-# What transformers, timm and open_clip call their weights in a folder, the preferred first.
+# The names of weight files in folders of transformers, timm and open_clip, preferred first.
 WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -42,11 +42,11 @@ _FOREIGN = {
 
 
 def open_tensors(path) -> Tensors:
-    """The tensors by their names in a file, or in a folder with one of WEIGHT_FILES, each read when asked for.
+    """The tensors by name in a file, or in a folder with one of WEIGHT_FILES; each is read when asked for.
 
     Names of nested checkpoints and of TorchScript's modules are joined with dots: "model.blocks.0.norm1.weight".
-    Raises ConfigError of one line that names the file: it is absent, of no known format, cut off or damaged, wants a name
-    that weights do not need, or a part of it is missing.
+    Raises a one-line ConfigError naming the file: it is absent, in no supported format, cut off or damaged, asks for a
+    Python name that weights do not need, or lacks a part.
     """
     path = pathlib.Path(path)
     if path.is_dir():
@@ -60,7 +60,7 @@ def _starts_json(file: File) -> bool:
 
 
 def _open_file(file: File) -> Tensors:
-    """One that is no index."""
+    """The tensors of a file that is not an index."""
     head = file.read(0, min(file.size, 64)).tobytes()
     if not head:
         raise file.error("the file is empty")
@@ -80,10 +80,10 @@ def _open_file(file: File) -> Tensors:
 
 
 def unwrap(tensors: Tensors) -> Tensors:
-    """The model's own tensors: without "model.", "state_dict." and "module." before their names, and the optimizer's.
+    """The model's own tensors, without the optimizer's, and without the prefixes "model.", "state_dict." and "module.".
 
-    A checkpoint with averaged weights beside the plain ones gives the plain ones; `select(tensors, "model_ema")` gives
-    the others. A prefix is left where tensors of unknown meaning stand beside it.
+    From a checkpoint that also has averaged weights this takes the plain ones; `select(tensors, "model_ema")` takes the
+    others. A prefix stays if tensors of unknown meaning lack it.
     """
     while (prefix := _wrapper(tensors)) is not None:
         tensors = select(tensors, prefix)
@@ -99,7 +99,7 @@ def _wrapper(tensors: Tensors) -> str | None:
 
 
 def select(tensors: Tensors, prefix: str) -> Tensors:
-    """Those whose names begin with `prefix` and a dot, without it. Raises ConfigError where there are none."""
+    """The tensors whose names begin with `prefix` and a dot, which are removed. Raises ConfigError if there are none."""
     start = f"{prefix}."
     found = {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
     if not found:
@@ -118,7 +118,7 @@ def _weights_in(folder: pathlib.Path) -> pathlib.Path:
 
 
 def shards_of(index: pathlib.Path) -> dict[str, str]:
-    """tensor name -> file name, of a `*.index.json`. Raises ConfigError."""
+    """{tensor name: file name} from a `*.index.json`. Raises ConfigError."""
     file = File(index)
     with file.parsing("the index"):
         parsed = read_json(index, limits.CONFIG_BYTES)

@@ -1,4 +1,4 @@
-"""safetensors: the length of a JSON header in 8 bytes, the header, the tensors' bytes one behind the other.
+"""safetensors: the length of a JSON header in 8 bytes, the header, then the tensors' bytes in a row.
 
 Format: https://github.com/huggingface/safetensors#format.
 """
@@ -17,7 +17,7 @@ from vision_jax.files import printable
 from vision_jax.weights.tensors import DTYPES, File, Tensor, Tensors, check_count, checked_shape, collected
 from vision_jax.weights.writing import dtype_and_shape, values_as_bytes, weights_file
 
-_LONGEST_HEADER = 100_000_000  # bytes; the format's own limit, by which a file is known
+_LONGEST_HEADER = 100_000_000  # bytes; the format's own limit, used to recognise a file
 _METADATA = "__metadata__"
 _DTYPES = {
     "BOOL": "bool",
@@ -42,7 +42,7 @@ def is_safetensors(head: bytes) -> bool:
 
 
 def open_safetensors(file: File) -> Tensors:
-    """Raises ConfigError where the header is wrong or the file has not the length that it says."""
+    """The file's tensors. Raises ConfigError if the header is wrong or does not match the file's length."""
     length = int.from_bytes(file.read(0, 8).tobytes(), "little")
     if length > limits.SAFETENSORS_HEADER:
         raise file.error(f"its header has {length:,} bytes, more than the {limits.SAFETENSORS_HEADER:,} that are read")
@@ -89,15 +89,15 @@ def _tensor(file: File, base: int, shape: tuple[int, ...], dtype: np.dtype, star
 
 
 def write_safetensors(path, tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes arrays, or anything else with `shape` and `dtype` that numpy makes an array of, one after the other.
+    """Writes arrays, or anything with `shape` and `dtype` that numpy can convert, one after the other.
 
-    The file appears whole or not at all. Raises ConfigError for a dtype that the format does not have, for metadata
-    that are not texts, and where the file cannot be written.
+    The file appears whole or not at all. Raises ConfigError for a dtype that the format does not support, for metadata
+    that are not strings, and if the file cannot be written.
     """
     path, metadata = pathlib.Path(path), dict(metadata or {})
     if not all(isinstance(text, str) for text in (*metadata, *metadata.values())):
         raise ConfigError(f"'{path}': metadata of safetensors must be texts by name, got {metadata}")
-    # Largest items first, as the safetensors package orders them: so every tensor is aligned to its items.
+    # Largest items first, as in the safetensors package, so that every tensor is aligned to its item size.
     names = sorted(tensors, key=lambda name: (-np.dtype(tensors[name].dtype).itemsize, name))
     header, end = {_METADATA: metadata} if metadata else {}, 0
     for name in names:

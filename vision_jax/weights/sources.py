@@ -1,4 +1,4 @@
-"""What a source of weights is, seen from its files: a run of this project, or one of the formats in `families/`."""
+"""Recognises a source of weights by its files: a run of this project, or one of the formats in `families/`."""
 
 import logging
 import os
@@ -50,17 +50,17 @@ _WITH_ENCODER = (mae.describe_transformers, mae.describe_official)  # what takes
 
 
 class WeightsSource(NamedTuple):
-    """A model in files, described; nothing but names and shapes was read."""
+    """The description of a model in files; only names and shapes have been read."""
 
     path: pathlib.Path
     name: str  # of a model or a family, as `create_model` takes it
     fields: dict[str, Any]  # for `create_model`
     image_size: Pair  # (height, width) in pixels that the parameters are for
-    preprocessing: dict[str, Any]  # keys of the config's `data` section; {} where the source does not say
-    outputs: Outputs  # of its classifier, or whatever it ends in
-    tokenizer: str  # as the config's data.tokenizer; "" where the source has none
-    resampling: str  # of tables of positions to another image size
-    # Variables of unrolled layers, float32; as_array=: see import_variables; shapes=: theirs, where they are known.
+    preprocessing: dict[str, Any]  # keys of the config's `data` section; {} if the source does not say
+    outputs: Outputs  # of its classifier, or of whatever comes last
+    tokenizer: str  # as the config's data.tokenizer; "" if the source has none
+    resampling: str  # how tables of positions are resampled to another image size
+    # Float32 variables with unrolled layers; as_array=: see import_variables; shapes=: their shapes, if known.
     read: Callable[..., tuple[dict, Report]]
 
     @property
@@ -82,16 +82,16 @@ def open_weights(
     checkpoint: str | int = "last",
     wishes: Mapping | None = None,
 ) -> WeightsSource:
-    """The source that a path or an id of the hub names: see `pretrained.load_pretrained`.
+    """The source that a path or a hub id names: see `pretrained.load_pretrained`.
 
     Args:
-        given: what the file's model is, where the file leaves it open: fields (of unrolled layers), `image_size`, and
+        given: facts about the file's model that the file leaves open: fields (with unrolled layers), `image_size`, and
             `name`, "vit" for an MAE's encoder alone.
-        wishes: what a model of the file's parameters shall be, which counts as given where the file leaves just it open;
-            `name`, "vit" for an MAE's encoder alone, where the file has one.
+        wishes: how the loaded model should be; a wish counts as given if the file leaves exactly that field open.
+            `name`, "vit" for an MAE's encoder alone, counts if the file has one.
 
     Raises:
-        ConfigError: of one line that begins with the source; what is missing, damaged, unknown, or left open.
+        ConfigError: one line that begins with the source, and says what is missing, damaged, unknown or left open.
     """
     path = fetch(source, [WEIGHT_FILES], _BESIDE, revision)
     with described_by(path):
@@ -179,7 +179,7 @@ def _describe(describe: Callable, config: dict | None, tensors: Tensors, given: 
 
 
 def _of_processor(path: pathlib.Path, defaults: dict[str, Any]) -> dict[str, Any]:
-    """transformers' preprocessing; {} with a warning where its file asks for what is not supported."""
+    """transformers' preprocessing; {} with a warning if its file asks for something that is not supported."""
     try:
         read = (
             read_processor(read_object(path, f"{path.name} beside it"), defaults) if os.path.exists(path) else defaults
@@ -187,18 +187,18 @@ def _of_processor(path: pathlib.Path, defaults: dict[str, Any]) -> dict[str, Any
     except ConfigError as error:
         log.warning("'%s': the way its pictures are prepared is not supported: %s", path.parent, printable(error, 1000))
         return {}
-    return {**read, "crop_rounding": "down", "exif_orientation": True}  # as its pipelines turn pictures
+    return {**read, "crop_rounding": "down", "exif_orientation": True}  # as in its pipelines
 
 
 def _config_beside(path: pathlib.Path) -> dict | None:
-    """The config in the folder of a file that is called as these folders call theirs; None: the file is bare."""
+    """The config next to a file that has the usual name of weights in such a folder; None if the file is bare."""
     config = path.parent / _CONFIGS[path.name.startswith("open_clip")]
     has_config = path.name in WEIGHT_FILES and os.path.exists(config)
     return read_object(config, f"{config.name} beside it") if has_config else None
 
 
 def _format_of(tensors: Tensors, config: dict | None) -> tuple[str, Callable[..., Description]]:
-    """(the project whose format it is, a function of families/ that describes it)."""
+    """(the project that defines the format, the function in families/ that describes it)."""
     if config is None:
         return _format_of_names(tensors)
     if "model_cfg" in config or "vision_cfg" in config:
@@ -245,7 +245,7 @@ def _is_swin(tensors: Mapping) -> bool:
 
 
 def _outputs(config: Mapping, described: Description) -> Outputs:
-    """As transformers' pipeline for classes of images takes them: `problem_type`, and one number alone is a yes or no."""
+    """Outputs as transformers' image classification pipeline reads them: by `problem_type`; a single one is a yes or no."""
     names, problem = _class_names(config, described), config.get("problem_type")
     if problem == "regression":
         return Outputs(names, "identity")
@@ -255,7 +255,7 @@ def _outputs(config: Mapping, described: Description) -> Outputs:
 
 
 def _class_names(config: Mapping, described: Description) -> tuple[str, ...]:
-    """transformers' id2label, unless it only counts; timm's label_names."""
+    """Class names from transformers' id2label, unless it only counts, or from timm's label_names."""
     count = described.fields.get("num_classes") or 0
     names: Sequence = ()
     if labels := section(config, "id2label"):

@@ -1,4 +1,4 @@
-"""The tensors of a file, known by shape and dtype before they are read."""
+"""The tensors of a file, whose shapes and dtypes are known before their values are read."""
 
 import contextlib
 import math
@@ -17,18 +17,18 @@ from vision_jax.files import printable
 _INTEGERS = [f"{kind}{bits}" for kind in ("uint", "int") for bits in (8, 16, 32, 64)]
 _FLOATS = ["float16", "float32", "float64", "complex64", "complex128"]
 _ML_DTYPES = ["bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"]
-# The dtypes that weights are kept in; numpy itself has neither bfloat16 nor float8.
+# The dtypes that weights are stored in; numpy itself has neither bfloat16 nor float8.
 DTYPES = {name: np.dtype(name) for name in ["bool", *_INTEGERS, *_FLOATS]} | {
     name: np.dtype(getattr(ml_dtypes, name)) for name in _ML_DTYPES
 }
-CHUNK = 2**22  # bytes of what is read in parts
+CHUNK = 2**22  # bytes to read at a time
 
 
 class Tensor:
-    """A tensor of a file: `shape`, `dtype` (in this machine's byte order) and `read()`.
+    """A tensor in a file: `shape`, `dtype` (in this machine's byte order) and `read()`.
 
-    Nothing of its values is kept in memory between reads, so that a model can be loaded tensor by tensor.
-    cost: bytes of memory that reading takes, where they are not those of the values.
+    Its values are not kept in memory between reads, so that a model can be loaded tensor by tensor.
+    cost: bytes of memory that reading takes, if it differs from the size of the values.
     """
 
     def __init__(
@@ -42,9 +42,9 @@ class Tensor:
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize if self._cost is None else self._cost
 
     def read(self) -> np.ndarray:
-        """The values; a read-only array with strides where the file's tensor is not contiguous.
+        """The values; a read-only strided array if the file's tensor is not contiguous.
 
-        Raises ConfigError where the file has changed since it was opened, or is damaged at this place.
+        Raises ConfigError if the file has changed since it was opened, or is damaged at this place.
         """
         return self._read()
 
@@ -56,11 +56,11 @@ class Tensor:
 
 
 class Tensors(dict[str, Tensor]):
-    """name -> Tensor, in the order of the file, and what else the file says.
+    """{name: Tensor}, in the order of the file, and what else the file says.
 
     path: the file that was opened.
-    metadata: name -> text, number, bool, None or a list of such; "args.model" is the field `model` of an object `args`.
-    on_disk: bytes of the file, or files, that hold them.
+    metadata: {name: text, number, bool, None or a list of these}; "args.model" is the field `model` of an object `args`.
+    on_disk: bytes of the file or files that hold them.
     """
 
     def __init__(
@@ -83,9 +83,9 @@ class Tensors(dict[str, Tensor]):
 
 
 class File:
-    """A file that is read by ranges, none of it mapped: mapped pages would count as memory until the last tensor is read.
+    """A file read by ranges and never mapped: mapped pages would count as memory until the last tensor is read.
 
-    Raises ConfigError where it cannot be read, is no regular file, or is sparse.
+    Raises ConfigError if it cannot be read, is not a regular file, or is sparse.
     """
 
     def __init__(self, path: pathlib.Path):
@@ -100,7 +100,7 @@ class File:
             )
 
     def read(self, start: int, size: int) -> np.ndarray:
-        """uint8[size], the caller's own. Raises ConfigError where the file has not so many bytes, or was changed."""
+        """uint8[size], a fresh array. Raises ConfigError if the file has fewer bytes, or was changed."""
         self._check_range(start, size)
         data = np.empty(size, np.uint8)
         with self.open() as stream:
@@ -126,7 +126,7 @@ class File:
 
     @contextlib.contextmanager
     def parsing(self, what: str) -> Iterator[None]:
-        """Turns whatever a damaged or malicious file makes a parser raise into a ConfigError of one line."""
+        """Turns whatever a parser raises on a damaged or malicious file into a one-line ConfigError."""
         try:
             yield
         except (ConfigError, RunError, Stopped):
@@ -152,7 +152,7 @@ class File:
 
 
 def collected(file: File, tensors: Iterable[tuple[str, Tensor]], metadata: Mapping[str, Any] | None = None) -> Tensors:
-    """The tensors of a file by name. Raises ConfigError where there are too many, or more than the file can hold."""
+    """The tensors of a file by name. Raises ConfigError if there are too many, or more than the file can hold."""
     found, cost = {}, 0
     for name, tensor in tensors:
         if name in found:
@@ -171,13 +171,13 @@ def collected(file: File, tensors: Iterable[tuple[str, Tensor]], metadata: Mappi
 
 
 def check_count(file: File, count: int) -> None:
-    """Raises ConfigError where a file has more tensors than any checkpoint."""
+    """Raises ConfigError if a file has more tensors than any checkpoint."""
     if count > limits.TENSORS:
         raise file.error(f"it has more than {limits.TENSORS:,} tensors, as no checkpoint does")
 
 
 def checked_shape(shape: Iterable, dtype: np.dtype) -> tuple[int, ...]:
-    """`shape` as a tuple. Raises ValueError where no array can have it."""
+    """`shape` as a tuple. Raises ValueError if no array can have it."""
     shape = tuple(shape)
     if len(shape) > limits.TENSOR_SIDES:
         raise ValueError(f"a tensor has {len(shape)} sides; weights have up to {limits.TENSOR_SIDES}")
@@ -189,7 +189,7 @@ def checked_shape(shape: Iterable, dtype: np.dtype) -> tuple[int, ...]:
 
 
 def reason(error: Exception) -> str:
-    """What an exception says, fit to stand in a message of one line."""
+    """An exception's type and message, fit for an error message of one line."""
     return printable(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
 
 

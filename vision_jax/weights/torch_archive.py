@@ -1,4 +1,4 @@
-"""PyTorch's files without torch: zip archives (since 1.6), TorchScript archives, and the older files of pickles in a row."""
+"""Reads PyTorch's files without torch: zip archives (since 1.6), TorchScript archives, and older rows of pickles."""
 
 import functools
 import io
@@ -17,14 +17,14 @@ from vision_jax.weights.zip_archive import ZipArchive
 _PICKLE = "data.pkl"
 _MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER
 _PROTOCOL = 1001
-_LONGEST_LIST = 1000  # that is kept as metadata
+_LONGEST_LIST = 1000  # items; longer lists are not kept as metadata
 
 
 class Bytes(NamedTuple):
-    """Those of a storage."""
+    """The bytes of a storage."""
 
     read: Callable[[int, int], np.ndarray]  # (start, size) -> uint8[size]
-    cost: Callable[[int], int]  # size -> bytes of memory that reading so many takes
+    cost: Callable[[int], int]  # size -> bytes of memory that reading them takes
 
 
 def is_torch_archive(archive: ZipArchive) -> bool:
@@ -32,7 +32,7 @@ def is_torch_archive(archive: ZipArchive) -> bool:
 
 
 def open_torch_archive(archive: ZipArchive) -> Tensors:
-    """The tensors of a checkpoint or of a TorchScript module, by their names joined with dots. Raises ConfigError."""
+    """The tensors of a checkpoint or a TorchScript module, by names joined with dots. Raises ConfigError."""
     file, prefix = archive.file, _prefix(archive)
     is_script = f"{prefix}constants.pkl" in archive.sizes
     order = f"{prefix}byteorder"
@@ -55,19 +55,19 @@ def open_torch_archive(archive: ZipArchive) -> Tensors:
 
 
 def _prefix(archive: ZipArchive) -> str | None:
-    """What stands before every member's name: that of the file when it was written, or "archive/"."""
+    """The prefix of every member's name: the file's name when it was written, or "archive/"."""
     names = [name for name in archive.sizes if name == _PICKLE or name.endswith(f"/{_PICKLE}")]
     shortest = min(names, key=len, default=None)
     return None if shortest is None else shortest.removesuffix(_PICKLE)
 
 
 def is_legacy(head: bytes) -> bool:
-    """Whether a file that starts with `head`, 32 bytes or so, is one of torch before 1.6."""
+    """Whether a file that starts with `head`, 32 bytes or so, was written by torch before 1.6."""
     return head[:1] == b"\x80" and _MAGIC.to_bytes(10, "little") in head
 
 
 def open_legacy(file: File) -> Tensors:
-    """Pickles of magic number, version, system, checkpoint and storage keys; then for each key its length and bytes."""
+    """Reads pickles of magic number, version, system, checkpoint and storage keys; then each key's length and bytes."""
     stream = io.BytesIO(file.read(0, min(file.size, limits.PICKLE_BYTES)).tobytes())
     with file.parsing("the file"):
         (magic, _), (version, _), (system, _) = (load(stream, file, steps=100) for _ in range(3))
@@ -111,7 +111,7 @@ def _tensors(file: File, root: Any, storages: dict[str, Bytes]) -> Tensors:
 
 
 def _leaves(file: File, root: Any) -> Iterator[tuple[str, Any]]:
-    """(name, value) of what is neither dict nor object, names joined with dots, in the order of the file.
+    """(name, value) of everything that is not a dict or object, names joined with dots, in the order of the file.
 
     Lists of more than _LONGEST_LIST items are left out.
     """
@@ -147,7 +147,7 @@ def _tensor(view: StridedTensor, storage: Bytes) -> Tensor:
         strides = [stride * item if side > 1 else 0 for side, stride in zip(view.shape, view.strides, strict=True)]
         return np.lib.stride_tricks.as_strided(data, view.shape, strides, writeable=False)
 
-    # What is expanded takes no more than its storage here; `import_variables` counts what becomes of it.
+    # An expanded tensor takes no more than its storage here; `import_variables` counts the full array.
     extent = view.extent * view.dtype.itemsize
     return Tensor(view.shape, view.dtype, read, storage.cost(extent) if extent else 0)
 

@@ -1,4 +1,4 @@
-"""What a pickle of weights may build: descriptions of tensors, dicts and inert records. No name of a file is imported."""
+"""What a pickle of weights may build: descriptions of tensors, dicts and inert records. No name in a file is imported."""
 
 import dataclasses
 import sys
@@ -19,7 +19,7 @@ class Global:
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """Where the values of tensors lie: `key` names it, `size` is in bytes; no dtype: each tensor has its own."""
+    """Where the values of tensors are: `key` names it, `size` is in bytes; without a dtype, each tensor has its own."""
 
     dtype: np.dtype | None
     key: str
@@ -28,7 +28,7 @@ class Storage:
 
 @dataclasses.dataclass(frozen=True)
 class StridedTensor:
-    """A view of a storage; offset and strides in elements."""
+    """A view of a storage; offset and strides are in elements."""
 
     storage: Storage
     dtype: np.dtype
@@ -47,7 +47,7 @@ class StridedTensor:
 
     @property
     def extent(self) -> int:
-        """The elements from its first to its last."""
+        """The number of elements from its first to its last."""
         if 0 in self.shape:
             return 0
         return 1 + sum((side - 1) * stride for side, stride in zip(self.shape, self.strides, strict=True))
@@ -55,7 +55,7 @@ class StridedTensor:
 
 @dataclasses.dataclass
 class Record:
-    """An object of the class `name`, of which only the plain fields are kept."""
+    """An object of the class `name`, with only its plain fields."""
 
     name: str
     fields: dict = dataclasses.field(default_factory=dict)
@@ -79,7 +79,7 @@ STORAGES = {
 TORCH_DTYPES = {f"torch.{name}": dtype for name, dtype in DTYPES.items()}
 MAPPINGS = {"collections.OrderedDict", "collections.defaultdict", "collections.Counter"}
 _BUILTINS = "object dict list tuple set frozenset int float bool str bytes bytearray complex".split()  # noqa: SIM905
-# Classes and functions whose objects stand beside the weights in training checkpoints: settings, counters, paths. None is
+# Classes and functions whose objects accompany the weights in training checkpoints: settings, counters, paths. None is
 # imported; their objects become records.
 RECORDS = {
     f"{module}.{name}"
@@ -119,7 +119,7 @@ def set_items(target: Any, items: list) -> dict:
 
 
 def _is_key(key: Any) -> bool:
-    """Whether a key may name a tensor. Hashing nested tuples, or large numbers chosen to be alike, can take for ever."""
+    """Whether a key may name a tensor. Hashing nested tuples, or large numbers chosen to collide, can take forever."""
     return type(key) is str or (type(key) is int and abs(key) < sys.hash_info.modulus)
 
 
@@ -130,7 +130,7 @@ def new_object(kind: Any) -> dict | Record:
 
 
 def new_mapping(*arguments: Any) -> dict:
-    """Of OrderedDict(pairs) as Python 2 wrote it, of Counter(dict), of defaultdict(factory, pairs)."""
+    """The dict of OrderedDict(pairs) as Python 2 wrote it, of Counter(dict), or of defaultdict(factory, pairs)."""
     mapping: dict = {}
     for argument in arguments[:2]:
         pairs = argument.items() if type(argument) is dict else argument if type(argument) is list else ()

@@ -1,9 +1,9 @@
-"""Pickles as torch writes them, read without running anything.
+"""Reads pickles as torch writes them, without running anything.
 
 A pickle is a program for a small stack machine, and Python's own machine calls whatever functions the program names. This
-one imports nothing and calls nothing that a file names: a global is a name, and a call of one of the few names below
-gives the description of a tensor, a dict or an inert record. Any other name, and any other opcode, is refused. In the
-manner of torch's own reader of weights (torch/_weights_only_unpickler.py), with records for what stands beside them.
+one imports nothing and calls nothing that a file names: a global is a name, and a call of one of the few allowed names
+gives the description of a tensor, a dict or an inert record. Any other name or opcode is refused. This follows torch's
+own reader of weights (torch/_weights_only_unpickler.py), with records for the objects that accompany them.
 """
 
 import pickletools
@@ -33,10 +33,10 @@ _LONGEST_NUMBER = 1024  # bits; torch writes one of 80, and more than 4,300 digi
 def load(
     data: bytes | BinaryIO, file: File, is_script: bool = False, steps: int = limits.PICKLE_STEPS
 ) -> tuple[Any, dict[str, Storage]]:
-    """What a pickle builds, and the storages that it names. A stream is left behind the pickle's end.
+    """What a pickle builds, and the storages that it names. A stream is left just after the pickle's end.
 
-    is_script: the classes of TorchScript, `__torch__...`, become records, too. steps: how many the pickle may take.
-    Raises ConfigError that names the first thing that is not allowed; nothing of the file is ever run.
+    is_script: TorchScript's classes, `__torch__...`, become records, too. steps: how many the pickle may take.
+    Raises ConfigError naming the first thing that is not allowed; nothing in the file is ever run.
     """
     machine = _Machine(file, is_script, steps)
     with file.parsing("the pickle"):
@@ -161,7 +161,7 @@ class _Machine:
         self.stack.append(value)
 
     def marked(self) -> list:
-        """The items above the last mark, taken away."""
+        """Removes and returns the items above the last mark."""
         items, self.stack = self.stack, self.below.pop()
         return items
 
@@ -183,7 +183,7 @@ class _Machine:
             raise ValueError("a call of what is no function")
         if function.name in CALLS:
             self.calls += 1
-            check_count(self.file, self.calls // 2)  # a parameter is a call around that of its tensor
+            check_count(self.file, self.calls // 2)  # a parameter is a call around its tensor's call
             return CALLS[function.name](*arguments)
         if function.name in MAPPINGS:
             self.spend(sum(len(argument) for argument in arguments[:2] if type(argument) in (dict, list)))
@@ -217,9 +217,9 @@ def _build(target: Any, state: Any) -> int:
     """How many items were copied."""
     if type(target) is Record:
         parts = [part for part in (state[:2] if type(state) is tuple else (state,)) if type(part) is dict]
-        for part in parts:  # of __dict__ and __slots__
+        for part in parts:  # __dict__ and __slots__
             target.fields.update(part)
         return sum(map(len, parts))
-    if type(target) not in (dict, list, StridedTensor):  # attributes of theirs, such as a state_dict's _metadata
+    if type(target) not in (dict, list, StridedTensor):  # these may have attributes, such as a state_dict's _metadata
         raise ValueError("attributes for what is no object")
     return 0

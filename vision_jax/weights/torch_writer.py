@@ -1,4 +1,4 @@
-"""PyTorch's zip files without torch, as torch.save has written them since 1.6: a pickle, and a member for every storage.
+"""Writes PyTorch's zip files without torch, as torch.save has since 1.6: a pickle, and one member per storage.
 
 Layout: torch/serialization.py (_save) and caffe2/serialize/inline_container.cc (the alignment of members).
 """
@@ -20,17 +20,17 @@ from vision_jax.weights.writing import dtype_and_shape, values_as_bytes, weights
 from vision_jax.weights.zip_archive import LOCAL_HEADER
 
 _STORAGES = {DTYPES[dtype]: name for name, dtype in STORAGES.items() if dtype}
-_ALIGNMENT = 64  # bytes; kFieldAlignment of torch, so that tensors can be used where they lie in a mapped file
-_PADDING = b"FB"  # the id of torch's extra field for it
+_ALIGNMENT = 64  # bytes; torch's kFieldAlignment, so that tensors in a mapped file can be used in place
+_PADDING = b"FB"  # the id of torch's extra field for padding
 _LARGE = 20  # bytes of the extra field with the size of a large member (APPNOTE.TXT, 4.5.3)
 
 
 def write_torch(path, tensors: Mapping[str, Any]) -> None:
-    """Writes what torch.save does of a dict of tensors, from arrays or anything else with `shape` and `dtype`.
+    """Writes what torch.save writes for a dict of tensors, from arrays or anything else with `shape` and `dtype`.
 
-    They are asked for their values one after the other, as they are written, and `torch.load(path)` gives the dict back.
+    Values are fetched one tensor at a time, as they are written, and `torch.load(path)` gives the dict back.
     The file appears whole or not at all. Raises ConfigError for a dtype that torch has no storage for, such as uint32,
-    and where the file cannot be written.
+    and if the file cannot be written.
     """
     path = pathlib.Path(path)
     for name, tensor in tensors.items():
@@ -48,7 +48,7 @@ def write_torch(path, tensors: Mapping[str, Any]) -> None:
 
 
 def _add(archive: zipfile.ZipFile, stream: BinaryIO, name: str, data: bytes | np.ndarray) -> None:
-    """A member, uncompressed, whose data begins at a multiple of the alignment."""
+    """Adds an uncompressed member whose data begins at a multiple of the alignment."""
     info = zipfile.ZipInfo(f"archive/{name}")
     is_large = len(data) > zipfile.ZIP64_LIMIT
     start = stream.tell() + LOCAL_HEADER + len(info.filename) + is_large * _LARGE + len(_PADDING) + 2
@@ -59,7 +59,7 @@ def _add(archive: zipfile.ZipFile, stream: BinaryIO, name: str, data: bytes | np
 
 
 def _pickled(tensors: Mapping[str, Any]) -> bytes:
-    """A dict from name to tensor in protocol 2; the tensors' storages are named "0", "1" and so on."""
+    """A pickle (protocol 2) of {name: tensor}; the tensors' storages are named "0", "1" and so on."""
     items = [
         _opcodes(str(name)) + _tensor(str(key), *dtype_and_shape(tensor))
         for key, (name, tensor) in enumerate(tensors.items())
@@ -68,7 +68,7 @@ def _pickled(tensors: Mapping[str, Any]) -> bytes:
 
 
 def _tensor(key: str, dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
-    """A contiguous tensor that is all of the storage `key`."""
+    """The pickle of a contiguous tensor that fills the storage `key`."""
     storage = _tuple("storage", _global(_STORAGES[dtype]), key, "cpu", math.prod(shape)) + pickle.BINPERSID
     strides = tuple(math.prod(max(side, 1) for side in shape[axis + 1 :]) for axis in range(len(shape)))
     hooks = _call("collections.OrderedDict")
@@ -88,5 +88,5 @@ def _tuple(*items: Any) -> bytes:
 
 
 def _opcodes(item: Any) -> bytes:
-    """Of a text, number or tuple of numbers: a pickle without its PROTO and STOP. bytes are opcodes already."""
+    """The pickle of a text, number or tuple of numbers, without PROTO and STOP. bytes are opcodes already."""
     return item if isinstance(item, bytes) else pickle.dumps(item, protocol=2)[2:-1]

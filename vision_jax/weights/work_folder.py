@@ -1,6 +1,6 @@
-"""The work folder of a run of this project, as a source: its config and the variables of its checkpoints.
+"""The work folder of a run as a source of weights: its config and the variables of its checkpoints.
 
-jax is imported where arrays are read: what a folder is, and what is missing in it, is told before.
+jax is imported only to read arrays: what a folder is, and what it lacks, is reported before that.
 """
 
 import contextlib
@@ -17,8 +17,8 @@ from vision_jax.data.classes import Labels, labels_of
 from vision_jax.errors import ConfigError
 from vision_jax.files import nearest_path, printable, read_object, user_path
 
-RECORD_ONLY = ("derived", "accepted", "starts")  # of config.json, what is no key of the config
-# How names of metrics began in work folders before evaluations had names of their own.
+RECORD_ONLY = ("derived", "accepted", "starts")  # entries of config.json that are no keys of the config
+# Prefixes of metrics in work folders from before evaluations had names of their own.
 _BEGAN = {
     "eval/knn_": "knn/",
     "eval/probe_": "linear_probe/",
@@ -34,14 +34,14 @@ class DamagedCheckpoint(Exception):
 
 
 def is_work_folder(path: pathlib.Path) -> bool:
-    """Whether `path` is a work folder, its `checkpoints` or a checkpoint in it, as far as names tell."""
+    """Whether `path` is a work folder, its `checkpoints` or a checkpoint in it, judging by names alone."""
     is_run = (path / "checkpoints").is_dir() or (path / "metrics.jsonl").is_file()
     return is_run or (path / "state").is_dir() or path.name == "checkpoints"
 
 
 def local_folder(workdir: str | pathlib.Path) -> pathlib.Path:
-    """The whole path of a work folder, as a user names it. Raises ConfigError where no file system has it, as gs://..."""
-    if re.match(r"[a-zA-Z][\w+.-]+:/", str(workdir)):  # of "://" a path keeps one slash
+    """The full path of a work folder that a user names. Raises ConfigError if it is not in a file system, as gs://..."""
+    if re.match(r"[a-zA-Z][\w+.-]+:/", str(workdir)):  # pathlib keeps one slash of "://"
         raise ConfigError(
             f"{printable(workdir)}: the work folder must be on a mounted file system; copy it to storage of this kind after the"
             " run, or mount that as a folder"
@@ -50,10 +50,10 @@ def local_folder(workdir: str | pathlib.Path) -> pathlib.Path:
 
 
 class Outputs(NamedTuple):
-    """What a model's outputs are: their names, () where they are not known, and what makes answers of them.
+    """What a model's outputs are: their names, () if unknown, and how to turn them into answers.
 
-    The answers are probabilities of classes, together 1 ("softmax") or each on its own ("sigmoid"), of which one is right
-    where they are `exclusive`; or numbers ("identity"), once times `std` plus `mean`.
+    The answers are class probabilities that sum to 1 ("softmax") or are independent ("sigmoid"), with one right class if
+    `exclusive`; or numbers ("identity"), after scaling by `std` and adding `mean`.
     """
 
     names: tuple[str, ...] = ()
@@ -64,7 +64,7 @@ class Outputs(NamedTuple):
 
 
 def outputs_of(workdir: pathlib.Path) -> Outputs:
-    """Those of a run's model. Raises ConfigError where its config.json cannot be read or says something else of them."""
+    """The outputs of a run's model. Raises ConfigError if its config.json cannot be read or its activation is invalid."""
     classes, targets = (_names(workdir, key) for key in ("class_names", "target_names"))
     activation, config = read_run_record(workdir)["derived"].get("activation", "softmax"), read_run_config(workdir)
     loss = config.loss
@@ -74,13 +74,13 @@ def outputs_of(workdir: pathlib.Path) -> Outputs:
         raise ConfigError(f"{workdir / 'config.json'}: derived.activation must be softmax, sigmoid or identity")
     if activation == "sigmoid":
         return Outputs(classes or targets, activation, exclusive=False)
-    # Trained by a binary decision for each class, of which one is right all the same.
+    # Trained with a binary decision per class, although just one class is right.
     is_binary = config.task == "classification" and loss.get("name") == "sigmoid"
     return Outputs(classes, "sigmoid" if is_binary else activation)
 
 
 def learned_labels(workdir: pathlib.Path, config) -> Labels:
-    """What a run's training data said of their labels; without a record of it, what its evaluation data say."""
+    """The labels of a run's training data, as recorded; without a record, those of its evaluation data."""
     names, targets = (_names(workdir, key) for key in ("class_names", "target_names"))
     if names or targets or not config.data.eval:
         return Labels(len(names), names, targets)
@@ -107,12 +107,12 @@ def read_run_config(workdir: pathlib.Path) -> Section:
         return config
     except ConfigError as error:
         raise ConfigError(f"{workdir / 'config.json'}: {printable(error, 1000)}") from error
-    except Exception as error:  # of a number that no float can be, or of nesting without end
+    except Exception as error:  # such as a number too large for a float, or endless nesting
         raise ConfigError(f"{workdir / 'config.json'} is no config of a run ({first_line(error)})") from error
 
 
 def read_run_record(workdir: pathlib.Path) -> dict[str, Any]:
-    """config.json of a work folder: the config's keys, "derived" from it and the data, "accepted" changes, and "starts" of it.
+    """config.json of a work folder: the config's keys, "derived" values, "accepted" changes, and the run's "starts".
 
     Raises ConfigError.
     """
@@ -131,13 +131,13 @@ def read_run_record(workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def checkpoint_steps(folder: pathlib.Path) -> list[int]:
-    """Steps of the checkpoints in a folder of them, rising; [] where there is no such folder."""
+    """The steps of the checkpoints in a folder, ascending; [] if there is no such folder."""
     names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
     return sorted(int(name) for name in names if name.isascii() and name.isdecimal() and name == str(int(name[:12])))
 
 
 def metric_rows(workdir: pathlib.Path) -> list[dict]:
-    """The whole lines of metrics.jsonl as objects with a "step"; a line torn by a kill is passed over."""
+    """The complete lines of metrics.jsonl as objects with a "step"; a line cut off by a kill is skipped."""
     path, rows = workdir / "metrics.jsonl", []
     for line in path.read_bytes().splitlines() if path.is_file() else []:
         with contextlib.suppress(ValueError, RecursionError):
@@ -148,20 +148,20 @@ def metric_rows(workdir: pathlib.Path) -> list[dict]:
 
 
 def _metric_now(name: str) -> str:
-    """What a metric is called that an earlier version may have written."""
+    """Today's name of a metric that an earlier version may have written."""
     was = next((beginning for beginning in _BEGAN if name.startswith(beginning)), "")
     return _BEGAN.get(was, "") + name.removeprefix(was)
 
 
 def metric_values(workdir: pathlib.Path, metric: str) -> dict[int, float]:
-    """step -> value of a metric, from metrics.jsonl, wherever it is finite."""
+    """{step: value} of a metric, from metrics.jsonl, wherever it is finite."""
     return {row["step"]: row[metric] for row in metric_rows(workdir) if isinstance(row.get(metric), int | float)}
 
 
 def locate(source: str | pathlib.Path, which: str = "last") -> pathlib.Path:
     """The folder of one checkpoint: `source` is a work folder, its `checkpoints`, or a checkpoint itself.
 
-    `which` is "last", "best" (by the run's `checkpoint.best` in metrics.jsonl) or a step, and counts unless `source` is a
+    `which` is "last", "best" (by the run's `checkpoint.best` in metrics.jsonl) or a step, and is ignored if `source` is a
     checkpoint itself. Raises ConfigError naming what is missing.
     """
     source = user_path(source).absolute()
@@ -195,10 +195,10 @@ def _best_step(folder: pathlib.Path, steps: list[int]) -> int:
 
 
 def load_variables(checkpoint: pathlib.Path, sharding=None) -> dict:
-    """The variables that evaluation uses (the average where there is one) of any checkpoint.
+    """The variables that evaluation uses (the average if there is one) from any checkpoint.
 
-    Whole arrays, as `sharding` places them (default: this process's first device). Optimizer state is not read. Raises
-    ConfigError where the checkpoint is damaged.
+    Full arrays, placed by `sharding` (default: this process's first device). Optimizer state is not read. Raises
+    ConfigError if the checkpoint is damaged.
     """
     import jax
     from orbax.checkpoint import v1 as ocp
@@ -209,7 +209,7 @@ def load_variables(checkpoint: pathlib.Path, sharding=None) -> dict:
     try:
         metadata = ocp.metadata(checkpoint)
         tree = metadata.metadata
-        average = tree["ema"] or {}  # of all variables; of the parameters alone in the checkpoints of old versions
+        average = tree["ema"] or {}  # of all variables; in old checkpoints of the parameters only
         params = "ema" if average else "params"
         abstract = {name: tree[name] for name in ((params,) if "params" in average else (params, "collections"))}
         abstract = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding), abstract)
@@ -228,7 +228,7 @@ def load_variables(checkpoint: pathlib.Path, sharding=None) -> dict:
 
 
 def waiting_for_none():
-    """Orbax's context in which each process reads on its own: one that cannot would keep all others waiting."""
+    """Orbax's context in which each process reads on its own: otherwise one that fails would keep the others waiting."""
     import jax
     from orbax.checkpoint import v1 as ocp
 
@@ -240,7 +240,7 @@ def waiting_for_none():
 
 
 def checksums(tree: Any) -> dict[str, int]:
-    """Path -> 32-bit checksum of every array, the same on any mesh."""
+    """{path: 32-bit checksum} of every array, the same on any mesh."""
     import jax
 
     from vision_jax.models.stacking import path_name
@@ -252,7 +252,7 @@ def checksums(tree: Any) -> dict[str, int]:
 
 @functools.cache
 def _checksum_leaves():
-    """The jitted function of a list of arrays."""
+    """The jitted function that computes the checksums of a list of arrays."""
     import jax
     import jax.numpy as jnp
 
@@ -263,8 +263,8 @@ def _checksum_leaves():
         index = jnp.zeros(bits.shape, jnp.uint32)
         for axis, length in enumerate(bits.shape):
             index = index * jnp.uint32(length) + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
-        # Odd weights are invertible modulo 2**32, so that no change of a single element goes unseen; integer addition
-        # is associative, so that the sum does not depend on the mesh.
+        # Odd weights are invertible modulo 2**32, so every change of a single element is detected; integer addition is
+        # associative, so the sum does not depend on the mesh.
         return jnp.sum(bits * (2 * index + 1), dtype=jnp.uint32)
 
     return jax.jit(lambda leaves: [one(leaf) for leaf in leaves])

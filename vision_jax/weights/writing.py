@@ -14,7 +14,7 @@ from vision_jax.files import whole_file
 
 @contextlib.contextmanager
 def weights_file(path: pathlib.Path) -> Iterator[BinaryIO]:
-    """`whole_file` that raises ConfigError where the file cannot be written."""
+    """`whole_file`, but raises ConfigError if the file cannot be written."""
     try:
         with whole_file(path) as stream:
             yield stream
@@ -23,12 +23,12 @@ def weights_file(path: pathlib.Path) -> Iterator[BinaryIO]:
 
 
 def dtype_and_shape(tensor: Any) -> tuple[np.dtype, tuple[int, ...]]:
-    """dtype, in this machine's byte order, and shape of anything that has both; its values are not asked for."""
+    """dtype, in this machine's byte order, and shape of anything that has both; its values are not fetched."""
     return np.dtype(tensor.dtype).newbyteorder("="), tuple(int(side) for side in tensor.shape)
 
 
 def values_as_bytes(name: str, tensor: Any) -> np.ndarray:
-    """uint8: the values, row by row and little-endian. Raises ValueError where they are not what shape and dtype say."""
+    """The values as uint8, row by row, little-endian. Raises ValueError if they do not match shape and dtype."""
     data = np.ascontiguousarray(tensor).reshape(-1)
     data = data.astype(data.dtype.newbyteorder("<"), copy=False).view(np.uint8)
     dtype, shape = dtype_and_shape(tensor)

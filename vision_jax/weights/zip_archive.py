@@ -15,7 +15,7 @@ LOCAL_HEADER = 30  # bytes, before the name and the extra field (APPNOTE.TXT, 4.
 
 
 class ZipArchive:
-    """sizes: member name -> its size in bytes. Raises ConfigError where the file is no whole zip file."""
+    """sizes: {member name: size in bytes}. Raises ConfigError if the file is not a complete zip file."""
 
     def __init__(self, file: File):
         self.file, self._checked = file, set()
@@ -36,7 +36,7 @@ class ZipArchive:
     def read(self, name: str, start: int = 0, size: int | None = None) -> np.ndarray:
         """uint8[size], by default up to the member's end.
 
-        Raises ConfigError, also where the member, all of it, has not the checksum that the zip file has for it.
+        Raises ConfigError, also if the member as a whole does not match its checksum in the zip file.
         """
         member = self._members[name]
         size = member.file_size - start if size is None else size
@@ -59,7 +59,7 @@ class ZipArchive:
         return data
 
     def head(self, name: str, most: int) -> bytes:
-        """The first bytes of a member, which are not checked. Raises ConfigError."""
+        """The first bytes of a member, without a checksum test. Raises ConfigError."""
         member = self._members[name]
         size = min(member.file_size, most)
         if member.compress_type != zipfile.ZIP_STORED:
@@ -96,7 +96,7 @@ class ZipArchive:
         return data
 
     def _offset(self, member: zipfile.ZipInfo) -> int:
-        """Where a member's data begins: its local header may have another extra field than the directory."""
+        """Where a member's data begins: the extra field of its local header may differ from the directory's."""
         header = self.file.read(member.header_offset, LOCAL_HEADER).tobytes()
         is_stored = member.compress_type == zipfile.ZIP_STORED
         if header[:4] != b"PK\x03\x04" or (is_stored and member.compress_size != member.file_size):
@@ -111,7 +111,7 @@ class ZipArchive:
 
 
 class _OfDirectory:
-    """A stream for zipfile, which reads the directory, however long, at once."""
+    """A stream for zipfile that limits how much is read at once: zipfile reads the directory whole, however long."""
 
     def __init__(self, stream: BinaryIO):
         self._stream, self.seek, self.tell = stream, stream.seek, stream.tell

@@ -1,1 +1,1 @@
-"""Tar shards of pictures with captions: their members, the pairs among these, indexes and selections of pairs."""
+"""Tar shards of pictures with captions: their members, their pairs, and indexes and selections of pairs."""

@@ -1,12 +1,12 @@
 """Which pairs a tar shard holds, and where: found once, kept in a file.
 
-KEY is a member's name up to its last dot, folders included; the order of members does not matter. Names that start with
-a dot, and other suffixes, are passed over. What cannot make a pair beyond doubt is left out and counted under a reason,
-so that a picture never meets the text of another key.
+KEY is a member's name up to its last dot, including folders; the order of members does not matter. Names that start with
+a dot, and other suffixes, are skipped. A member that does not clearly form a pair is left out and counted under a
+reason, so that a picture never gets the text of another key.
 
-An index is kept beside its shard as SHARD.index, or in ~/.cache/vision_jax/wds, or in the system's temporary folder,
-whichever can be written to. It holds for one size and modification time of the shard. The file is a line of JSON and the
-rows of the array `Index.pairs`, whose checksum the line has.
+An index is kept next to its shard as SHARD.index, or in ~/.cache/vision_jax/wds, or in the system's temporary folder,
+whichever is writable. It is valid for one size and modification time of the shard. The file is a line of JSON, with a
+checksum of the rest, and the rows of the array `Index.pairs`.
 """
 
 import collections
@@ -62,14 +62,14 @@ _REASONS |= {tar.DAMAGED, tar.CUT_OFF, tar.TRAILING, tar.EXTENDED}
 
 _KINDS = {**dict.fromkeys((b"jpg", b"jpeg", b"png", b"webp"), "picture"), b"txt": "txt", b"json": "json"}
 _FORMAT = "vision_jax shard index 1"
-_NAMED = 5  # skipped members of each reason whose names are kept
+_NAMED = 5  # names of skipped members that are kept per reason
 
 
-Skipped = dict[str, tuple[int, list[str]]]  # reason -> number of pairs or members left out, the first of their names
+Skipped = dict[str, tuple[int, list[str]]]  # reason -> (number of pairs or members left out, their first names)
 
 
 class Index(NamedTuple):
-    """pairs: a structured array on file, a row a pair in the order of the pictures: offset and size in bytes of
+    """pairs: a structured array on file, one row per pair in the order of the pictures: offset and size in bytes of
     "picture" and "caption", whether the caption "is_json", and the "key"."""
 
     pairs: np.ndarray
@@ -79,9 +79,9 @@ class Index(NamedTuple):
 def read_indexes(shards: Sequence[Shard], source: str) -> tuple[list[int], Skipped]:
     """The number of pairs in each shard, and what was left out of all of them.
 
-    Shards whose index is not at hand yet are indexed. Raises ConfigError where a shard cannot be read.
+    Shards without an index are indexed. Raises ConfigError if a shard cannot be read.
     """
-    distinct = list(dict.fromkeys(shards))  # a list may name one many times
+    distinct = list(dict.fromkeys(shards))  # a list may name a shard many times
     with ThreadPoolExecutor(8) as pool:
         missing = sum(pool.map(lambda shard: _kept(shard) is None, distinct))
         if missing:
@@ -100,15 +100,15 @@ def _summary(index: Index) -> tuple[int, Skipped]:
 
 @functools.lru_cache(maxsize=2048)  # a process may have some 65,000 maps of files
 def index_of(shard: Shard) -> Index:
-    """The index of a shard, made if need be.
+    """The index of a shard, made if needed.
 
-    Raises OSError where the shard is unreadable, RunError where it is not what it was.
+    Raises OSError if the shard is unreadable, RunError if it has changed.
     """
     return _kept(shard) or _keep(shard, *_make(shard))
 
 
 def total_skipped(parts: Iterable[Skipped]) -> Skipped:
-    """What several indexes left out, in one."""
+    """Combines what several indexes left out."""
     total: Skipped = {}
     for reason, (count, names) in (item for part in parts for item in part.items()):
         counted, named = total.get(reason, (0, []))
@@ -137,7 +137,7 @@ def _dtype(key_bytes: int) -> np.dtype:
 
 
 def _members_by_key(shard: Shard, skipped: dict[str, list[bytes]]) -> dict[bytes, list[tuple[str, tar.Member]]]:
-    """key -> (kind, member) of all members that belong to pairs; `skipped` gets those that cannot be assigned."""
+    """{key: [(kind, member)]} for all members that belong to pairs; those that cannot be assigned go to `skipped`."""
     keys: dict[bytes, list] = {}
     last, captions = None, 0
     with io.BufferedReader(open_regular(shard.path)) as stream:
@@ -158,14 +158,14 @@ def _members_by_key(shard: Shard, skipped: dict[str, list[bytes]]) -> dict[bytes
                     )
             elif member.problem:
                 skipped[member.problem].append(member.name or b"byte %d" % member.offset)
-                if member.problem == tar.DAMAGED and last is not None:  # bytes may be missing from what lies before
+                if member.problem == tar.DAMAGED and last is not None:  # bytes may be missing from the member before
                     keys[last].append(("damage", member))
         check_unchanged(shard, stream.fileno())
     return keys
 
 
 def _pair(shard: Shard, found: list[tuple[str, tar.Member]]) -> tuple[int, int, int, int, bool]:
-    """Offset and size of the picture and of the caption, and whether the latter is JSON. Raises Skip."""
+    """Offset and size of the picture and of the caption, and whether the caption is JSON. Raises Skip."""
     for _, member in found:
         if member.problem:
             raise Skip(member.problem)
@@ -203,7 +203,7 @@ def _kept(shard: Shard) -> Index | None:
         try:
             return _load(path, shard)
         except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError):
-            continue  # absent, of another state of the shard, or corrupt
+            continue  # absent, outdated or corrupt
     return None
 
 
@@ -229,7 +229,7 @@ def _load(path: pathlib.Path, shard: Shard) -> Index:
 
 
 def _skips(reason: str, number: int, names: list[str]) -> tuple[int, list[str]]:
-    """An entry of `Index.skipped` as a file has it. Raises ValueError or TypeError where `_keep` writes no such one."""
+    """An entry of `Index.skipped` from a file. Raises ValueError or TypeError if `_keep` cannot have written it."""
     is_whole = type(number) is int and 0 < number < 2**63 and 0 < len(names) <= min(number, _NAMED)
     if reason not in _REASONS or not is_whole or not all(isinstance(name, str) for name in names):
         raise ValueError("the index tells of what cannot be")

@@ -1,7 +1,7 @@
-"""Tar shards of pictures with captions, as img2dataset writes them: random access to their bytes, and their captions.
+"""Tar shards of pictures with captions, as img2dataset writes them: random access to their bytes and captions.
 
 A pair is a picture KEY.jpg, .jpeg, .png or .webp and, in the same shard, the text KEY.txt (UTF-8, one caption however
-many lines it has) or, where there is none, the "caption" of KEY.json: a text, or a list of texts, each a caption.
+many lines it has) or, if there is none, the "caption" in KEY.json: a text, or a list of texts, each a caption.
 """
 
 import functools
@@ -28,11 +28,11 @@ class Shard(NamedTuple):
 
 
 class Skip(ValueError):
-    """Bytes that make no pair; the message is the reason, under which they are counted."""
+    """Bytes that form no pair; they are counted under the message, which is the reason."""
 
 
 def find_shard(path: str, source: str) -> Shard:
-    """Raises ConfigError, naming the file and the `source` that asks for it, where it is missing or no file."""
+    """The shard at `path`. Raises ConfigError naming it and the `source` that needs it if it is missing or no file."""
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:  # the latter: a NUL in its name
@@ -47,12 +47,12 @@ def find_shard(path: str, source: str) -> Shard:
 
 
 def read(shard: Shard, offset: int, size: int) -> bytes:
-    """Bytes of a shard, from any thread. Raises RunError where it cannot be read, or has changed since it was found."""
+    """Bytes of a shard, from any thread. Raises RunError if it cannot be read, or has changed since it was found."""
     try:
-        file = _open(shard)  # held while it is read: another thread may drop it from the cache
+        file = _open(shard)  # keep a reference while reading: another thread may drop it from the cache
         check_unchanged(shard, file.number)
         data = os.pread(file.number, size, offset)
-        while len(data) < size:  # a signal, or Linux's limit of 2 GB a call
+        while len(data) < size:  # after a signal, or Linux's limit of 2 GB per call
             more = os.pread(file.number, size - len(data), offset + len(data))
             if not more:
                 break
@@ -65,14 +65,14 @@ def read(shard: Shard, offset: int, size: int) -> bytes:
 
 
 def check_unchanged(shard: Shard, number: int) -> None:
-    """Raises RunError where the open file of that number is not, or no longer, what the shard was."""
+    """Raises RunError if the open file with that descriptor is not, or no longer, what the shard was."""
     status = os.fstat(number)
     if (status.st_size, status.st_mtime_ns) != (shard.size, shard.mtime_ns):
         raise RunError(f"shard '{printable(shard.path)}' has changed since this program found it")
 
 
 class _File:
-    """An open file, closed when nobody holds it any more."""
+    """An open file, closed when nothing refers to it any more."""
 
     def __init__(self, path: str):
         self._stream = open_regular(path)
@@ -89,7 +89,7 @@ def _open(shard: Shard) -> _File:
 
 
 def read_captions(shard: Shard, pair) -> tuple[str, ...]:
-    """The captions of a row of the shard's index. Raises RunError where the shard is not what it was."""
+    """The captions for a row of the shard's index. Raises RunError if the shard has changed."""
     try:
         return parse_captions(read(shard, int(pair["caption"]), int(pair["caption_size"])), bool(pair["is_json"]))
     except Skip as error:
@@ -105,7 +105,7 @@ def parse_captions(data: bytes, is_json: bool) -> tuple[str, ...]:
         "".join(captions).encode()  # JSON can escape halves of characters
     except Skip:
         raise
-    except ValueError:  # of the decoders
+    except ValueError:  # from the decoders
         raise Skip(NOT_TEXT) from None
     if not captions:
         raise Skip(EMPTY_CAPTION)

@@ -1,8 +1,8 @@
-"""Selections: which pairs of tar shards are kept, in a file that the source `wds:` reads.
+"""Selections: which pairs of tar shards to keep, in a file that the source `wds:` reads.
 
-The file is NumPy's .npz with `shards` (a JSON list of paths, those in the file's folder or below relative to it), their
-`sizes` in bytes and `lengths` in pairs when it was written, and `rows`, the pairs that are kept, as rows of their shard's
-index; those of shard i are rows[starts[i]:starts[i + 1]].
+The file is NumPy's .npz with `shards` (a JSON list of paths, relative to the file's folder if in it or below), their
+`sizes` in bytes and `lengths` in pairs when it was written, and `rows`, the kept pairs, as rows of their shard's index;
+those of shard i are rows[starts[i]:starts[i + 1]].
 """
 
 import io
@@ -27,16 +27,16 @@ _DTYPES = {"shards": "|u1", "sizes": "<i8", "lengths": "<i8", "starts": "<i8", "
 _HEADER = re.compile(
     rb"\{'descr': '([^']*)', 'fortran_order': False, 'shape': \((\d{1,15}),\), \} *\n"
 )  # as NumPy writes it
-_PART = limits.SELECTION_PART_BYTES // 2  # of an array that is read at once
+_PART = limits.SELECTION_PART_BYTES // 2  # bytes of an array to read at once
 
 
 def write(path: str, shards: Sequence[Shard], lengths: Sequence[int], kept: np.ndarray) -> None:
-    """Writes which pairs of shards are kept, for the source wds:PATH.
+    """Writes which pairs of the shards are kept, for the source wds:PATH.
 
     Args:
-        path: a file name that ends in .npz. Shards in its folder, or below, are noted relative to it.
+        path: a file name that ends in .npz. Shards in its folder, or below, are stored relative to it.
         lengths: pairs in each shard's index.
-        kept: int64[k], rising: numbers of pairs, counted through all the shards.
+        kept: int64[k], ascending: numbers of the kept pairs, counted across all shards.
     """
     folder = os.path.dirname(os.path.abspath(path))
     names = [
@@ -60,7 +60,7 @@ def write(path: str, shards: Sequence[Shard], lengths: Sequence[int], kept: np.n
 def read(path: str) -> dict:
     """shards: list of paths; sizes, lengths: int64[shards]; starts: int64[shards + 1]; rows: uint32[starts[-1]].
 
-    Raises ConfigError where the file cannot be read or is no selection.
+    Raises ConfigError if the file cannot be read or is not a selection.
     """
     path = os.path.expanduser(path)
     shown = printable(path)
@@ -89,7 +89,7 @@ def read(path: str) -> dict:
 
 
 class _Parts(io.FileIO):
-    """A file of which only so much is read at once: the list of a zip file's members has no other bound."""
+    """A file with a limit on how much is read at once: nothing else bounds the list of a zip file's members."""
 
     def read(self, size: int = -1) -> bytes:
         most = limits.SELECTION_PART_BYTES
@@ -106,7 +106,7 @@ def _arrays(stream: BinaryIO) -> dict[str, np.ndarray]:
 
 
 def _array(archive: zipfile.ZipFile, name: str, dtype: str) -> np.ndarray:
-    """One array as `write` stores it: not compressed, so that it takes no more memory than it does on file."""
+    """One array as `write` stores it: uncompressed, so that it takes no more memory than on file."""
     info = archive.getinfo(name)
     if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
         raise ValueError(f"its '{name}' is compressed")

@@ -1,4 +1,4 @@
-"""The members of a tar file, found by their headers alone, and past damage.
+"""Finds the members of a tar file by their headers alone, even past damage.
 
 Python's tarfile ends silently at the first damaged header, and keeps an object for every member. Formats: ustar (POSIX
 1003.1-1988), GNU's long names and large sizes, and pax (POSIX 1003.1-2001) extended headers.
@@ -10,9 +10,9 @@ from typing import BinaryIO, NamedTuple
 from vision_jax import limits
 
 _BLOCK = 512
-_LONGEST_EXTENSION = 2**20  # bytes of an extended header; a longer one is taken for damage
+_LONGEST_EXTENSION = 2**20  # bytes of an extended header; a longer one counts as damage
 _LONGEST_NUMBER = 20  # decimal digits in one
-_LOOK_AHEAD = 2**20  # bytes behind the end of an archive that are looked at; its padding has 10,240 at most
+_LOOK_AHEAD = 2**20  # bytes to look at after the end of an archive; its padding has 10,240 at most
 
 DAMAGED = "damaged tar header"
 CUT_OFF = "cut off by the end of the file"
@@ -21,7 +21,7 @@ EXTENDED = f"more than {limits.TAR_EXTENSION_BYTES:,} bytes of extended headers 
 
 
 class Member(NamedTuple):
-    name: bytes  # empty: not known
+    name: bytes  # empty: unknown
     offset: int  # of its data, in bytes from the start of the file
     size: int  # of its data, in bytes
     problem: str = ""  # DAMAGED, CUT_OFF, TRAILING, EXTENDED or empty
@@ -36,9 +36,9 @@ class _Header(NamedTuple):
 def members(stream: BinaryIO, length: int) -> Iterator[Member]:
     """The regular files of a tar file of `length` bytes, in order.
 
-    A damaged header gives a nameless member that says where it is, and reading goes on at the next block that is a
-    header. The member after it is DAMAGED, too: the lost header may have held its real name. A file that ends in the
-    middle of a member, or without the two empty blocks (or one) that end an archive, gives a CUT_OFF member at its end.
+    A damaged header gives a nameless member with its position, and reading continues at the next block that is a header.
+    The member after it is DAMAGED, too: the lost header may have held its real name. A file that ends in the middle of a
+    member, or without the two empty blocks (or one) that end an archive, gives a CUT_OFF member at its end.
     Past `limits.TAR_EXTENSION_BYTES` of extended headers, members that have one are EXTENDED.
     """
     position, extended, in_damage, doubt, room = 0, {}, False, "", limits.TAR_EXTENSION_BYTES
@@ -90,7 +90,7 @@ def _read(stream: BinaryIO, position: int, size: int) -> bytes:
 
 
 def _parse(block: bytes) -> _Header | None:
-    """The header in a block; None: its checksum is not right."""
+    """The header in a block; None if its checksum is wrong."""
     try:
         checksum = _number(block[148:156])
         size = _number(block[124:136])
@@ -105,7 +105,7 @@ def _parse(block: bytes) -> _Header | None:
 
 
 def _number(field: bytes) -> int:
-    """Octal digits, or GNU's big-endian binary, which its first bit marks."""
+    """A number in octal digits, or in GNU's big-endian binary, marked by its first bit."""
     if field[0] & 0x80:
         if field[0] != 0x80:
             raise ValueError("a negative number")
@@ -121,7 +121,7 @@ def _text(field: bytes) -> bytes:
 
 
 def _extension(kind: bytes, data: bytes) -> dict | None:
-    """What an extended header says of the next member's b"path", b"size" and b"GNU.sparse"; None: it cannot be read."""
+    """The next member's b"path", b"size" and b"GNU.sparse" from an extended header; None if it cannot be read."""
     if kind == b"L":
         return {b"path": _text(data)}
     found, at = {}, 0

@@ -30,17 +30,17 @@ _SHARE = re.compile(r"(.*)\[(?:(\d{1,3})%)?:(?:(\d{1,3})%)?\]", re.DOTALL)
 
 class Example(TypedDict):
     image: bytes | np.ndarray  # an encoded file, or uint8[H, W, C]
-    name: str  # for messages: which file or record this is
+    name: str  # for messages: the file or record
     label: NotRequired[int]  # the number of its class
     labels: NotRequired[tuple[int, ...]]  # the numbers of all its classes
-    targets: NotRequired[tuple[float, ...]]  # numbers, as many as the source has `target_names`
-    captions: NotRequired[tuple[str, ...]]  # texts that describe the picture; absent where a source has none
+    targets: NotRequired[tuple[float, ...]]  # numbers, one per name in the source's `target_names`
+    captions: NotRequired[tuple[str, ...]]  # texts that describe the picture; absent if a source has none
 
 
 class Source(Protocol):
     """Random access to examples. A source is picklable: every worker process gets a copy.
 
-    It may say more of itself: `labels`, each example's class, by which a share of it has all classes alike;
+    It may also have `labels`, each example's class, so that a share of the source has the same share of every class;
     `target_names`; `fingerprint()`, see `vision_jax.data.fingerprints`.
     """
 
@@ -57,15 +57,14 @@ def open_source(spec: str | tuple, *, tfds_dir: str = "") -> Source:
 
     Args:
         spec: "digits:train", "digits:test", "shapes:train", "shapes:test", "folder:PATH", "csv:FILE", "tfds:NAME:SPLIT",
-            "wds:PATH/{000..099}.tar"; "package.module:Attribute" or "package.module:Attribute:REST" for one's own, which
-            is called with REST; or ((spec, weight), ...) for a mix whose examples come in the proportions of the weights
-            (its classes: see `Mix`). "folder:PATH[:80%]" and "folder:PATH[80%:]" are the first four fifths of each class
-            and the rest, and so for the others; TFDS has slices of its own, "tfds:NAME:train[:10%]", which know no
-            classes.
-        tfds_dir: folder of prepared TFDS data sets; empty: TFDS's own default.
+            "wds:PATH/{000..099}.tar"; "package.module:Attribute" or "package.module:Attribute:REST" for your own, which
+            is called with REST; or ((spec, weight), ...) for a mix drawn in proportion to the weights (its classes: see
+            `Mix`). "folder:PATH[:80%]" and "folder:PATH[80%:]" are the first four fifths of each class and the rest, and
+            likewise for the others; TFDS has its own slices, "tfds:NAME:train[:10%]", which ignore classes.
+        tfds_dir: folder of prepared TFDS data sets; empty: TFDS's default.
 
     Raises:
-        ConfigError: the specification, or what it names, cannot be used; the message says what would be right.
+        ConfigError: the specification, or what it names, cannot be used; the message says how to fix it.
     """
     check_spec(spec)
     if isinstance(spec, tuple | list):
@@ -80,7 +79,7 @@ def open_source(spec: str | tuple, *, tfds_dir: str = "") -> Source:
 
 
 def check_spec(spec: str | tuple) -> None:
-    """Raises ConfigError for what can be known to be wrong with a specification before anything of it is opened."""
+    """Raises ConfigError for errors in a specification that show before anything is opened."""
     if isinstance(spec, tuple | list):
         for pair in spec:
             if isinstance(pair, tuple | list) and pair and isinstance(pair[0], str):
@@ -102,7 +101,7 @@ def check_spec(spec: str | tuple) -> None:
 
 
 def _kind_of_path(spec) -> str:
-    """The end of a message on a path that says not what it is."""
+    """The end of a message about a path whose kind is not given."""
     if not isinstance(spec, str) or not (os.path.exists(os.path.expanduser(spec)) or "/" in spec):
         return ""
     is_table, is_shard = spec.endswith(".csv"), spec.endswith(".tar")

@@ -1,4 +1,4 @@
-"""Pictures with labels, numbers or captions in a table."""
+"""Pictures with labels, numbers or captions from a table."""
 
 import array
 import csv
@@ -11,18 +11,18 @@ from vision_jax.data.decoding import read_picture
 from vision_jax.errors import ConfigError
 from vision_jax.files import printable, read_regular
 
-FILE = ("file", "image", "path", "filename")  # what the column of pictures may be called
+FILE = ("file", "image", "path", "filename")  # possible names of the column of pictures
 
 
 class Csv:
     """The rows of a CSV file whose first line names the columns: file, label or labels, caption, and any numbers.
 
     "file" (or "image", "path", "filename") is a picture, relative to the CSV file's folder. "label" is a class, "labels"
-    are any number of them, separated by "|"; classes are sorted by name. "caption" is a text, which may be empty. Every
-    other column is a number: those are the example's `targets`. Text is UTF-8.
+    is any number of classes, separated by "|"; classes are sorted by name. "caption" is a text, which may be empty. All
+    other columns are numbers: the example's `targets`. Text is UTF-8.
 
     Raises:
-        ConfigError: the file cannot be read; or it names the line that is wrong, and what.
+        ConfigError: the file cannot be read, or a line is wrong; the message says which and why.
     """
 
     def __init__(self, path: str):
@@ -57,8 +57,8 @@ class Csv:
         self._has_label, self._has_labels = "label" in columns, "labels" in columns
         self.target_names = tuple(name for name in columns if name not in (file, "label", "labels", "caption"))
         self._files, self._captions, self._targets = [], [], array.array("f")
-        shown, known = [], {}  # the names of each row's classes; equal ones are kept once
-        for row in filter(None, table):  # blank lines are none
+        shown, known = [], {}  # each row's class names; equal ones are stored once
+        for row in filter(None, table):  # skips blank lines
             if len(row) != len(columns):
                 raise self._wrong(table.line_num, f"expected {len(columns)} values, got {len(row)}")
             if len(shown) == limits.TABLE_ROWS:
@@ -82,7 +82,7 @@ class Csv:
 
     def _number(self, cells: dict[str, str], name: str, line: int) -> float:
         try:
-            if abs(number := float(cells[name])) <= limits.FLOAT:  # which neither NaN is nor what 32 bits cannot hold
+            if abs(number := float(cells[name])) <= limits.FLOAT:  # excludes NaN and what 32 bits cannot hold
                 return number
         except ValueError:
             pass

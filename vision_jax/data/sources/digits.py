@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: a real data set that comes with an installed package."""
+"""scikit-learn's handwritten digits: a real data set that comes with a package."""
 
 import numpy as np
 
@@ -9,11 +9,11 @@ _TEST_EXAMPLES = 360
 
 
 class Digits:
-    """1,797 handwritten digits as uint8[8, 8, 3] with labels 0 to 9, split once and for all into 1,437 and 360.
+    """1,797 handwritten digits as uint8[8, 8, 3] with labels 0 to 9, in a fixed split of 1,437 and 360.
 
     The pictures are the test set of the UCI Optical Recognition of Handwritten Digits data (Alpaydin & Kaynak, 1998),
     whose 17 grey levels are spread over 0 to 255. The split is a permutation by NumPy's legacy generator, whose stream
-    is frozen.
+    never changes.
     """
 
     num_classes = 10

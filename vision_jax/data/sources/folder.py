@@ -1,4 +1,4 @@
-"""Image files in a folder with a sub-folder for each class."""
+"""Image files in a folder with one sub-folder per class."""
 
 import os
 import re
@@ -12,10 +12,10 @@ from vision_jax.files import is_folder, nearest_path, printable
 
 
 class Folder:
-    """The image files of PATH/CLASS/FILE. Classes are numbered in natural order (`class2` before `class10`).
+    """The image files PATH/CLASS/FILE. Classes are numbered in natural order (`class2` before `class10`).
 
-    Hidden files and others that systems leave (see `vision_jax.data.junk`) are passed over, and so is whatever lies
-    beside the class folders and is no image. Files are opened when their example is asked for, and not before.
+    Hidden files and others that systems leave (see `vision_jax.data.junk`) are skipped, and so is anything next to the
+    class folders that is not an image. A file is opened only when its example is asked for.
 
     Raises:
         ConfigError: `path` is missing or not a folder of class folders, or a class folder is empty or holds anything
@@ -37,7 +37,7 @@ class Folder:
         return [label for label, _ in self._files]
 
     def fingerprint(self) -> dict[str, str]:
-        """Of every class: how many files, their bytes, and a digest of their names and sizes."""
+        """The number of files of each class, their bytes, and a digest of their names and sizes."""
         files: dict[str, list[str]] = {name: [] for name in self.class_names}
         for label, file in self._files:
             files[self.class_names[label]].append(file)
@@ -47,7 +47,7 @@ class Folder:
             names = digest(f"{file}\0{size}" for file, size in zip(files[name], sizes, strict=True))
             return f"{len(sizes)} files, {sum(sizes)} bytes ({names})"
 
-        with ThreadPoolExecutor(16) as pool:  # what takes time is to wait for the file system
+        with ThreadPoolExecutor(16) as pool:  # the time goes into waiting for the file system
             return dict(zip(files, pool.map(text, files), strict=True))
 
     def __len__(self) -> int:
@@ -64,7 +64,7 @@ _EXPECTED = "expected a folder that holds a sub-folder of images for each class"
 
 
 def check_folder(path: str) -> None:
-    """Raises ConfigError where the folder of a source is not there."""
+    """Raises ConfigError if the folder of a source does not exist."""
     path = os.path.expanduser(path)
     if not path:
         raise ConfigError(f"data source 'folder:' names no folder; {_EXPECTED}")
@@ -119,7 +119,7 @@ def _size(path: str) -> int:
     try:
         return os.stat(path).st_size
     except OSError:
-        return -1  # gone since it was listed, or a link to nothing: training counts it as broken
+        return -1  # deleted since it was listed, or a broken link: training counts it as broken
 
 
 def _visible(folder: str, skipped: Skipped) -> list[os.DirEntry]:

@@ -10,12 +10,12 @@ from vision_jax.errors import ConfigError
 
 
 class Mix:
-    """The examples of several sources, one source after the other; `weights` say how often training draws from each.
+    """The examples of several sources, source after source; `weights` say how often training draws from each.
 
-    The classes are those of the source that has most, the first of these, and the others' are found among them by name.
+    The classes are those of the (first) source with the most classes; the others' are matched to them by name.
 
     Raises:
-        ConfigError: a source has a class that this one has not, or where one has no names another number of classes.
+        ConfigError: a source has a class that this one lacks or, if either has no names, another number of classes.
     """
 
     def __init__(self, names: Sequence[str], parts: Sequence, weights: Sequence[float]):
@@ -34,7 +34,7 @@ class Mix:
             for name, part in zip(names, parts, strict=True)
         )
         self.names, self.weights = tuple(names), tuple(map(float, weights))
-        self.offsets = tuple(itertools.accumulate(map(len, parts), initial=0))  # of each part; the last is the total
+        self.offsets = tuple(itertools.accumulate(map(len, parts), initial=0))  # per part; the last is the total
         self.num_classes, self.class_names, self.target_names = labels_of(whole)
         if other := [name for name, part in zip(names, parts, strict=True) if labels_of(part)[2] != self.target_names]:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""A source of a user's own."""
+"""A source that a user provides."""
 
 from vision_jax.data.classes import Labels
 from vision_jax.data.fingerprints import parts_of
@@ -6,7 +6,7 @@ from vision_jax.errors import ConfigError
 
 
 class Own:
-    """The examples of a user's source, which may leave out what has a usual answer: names, classes, labels."""
+    """The examples of a user's source, with defaults for what it may leave out: names, classes, labels."""
 
     def __init__(self, source, spec: str):
         if lacks := [name for name in ("__len__", "__getitem__") if not hasattr(source, name)]:

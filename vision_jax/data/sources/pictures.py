@@ -13,11 +13,11 @@ from vision_jax.files import nearest_path, printable, user_path
 
 
 class Pictures:
-    """Files, whatever they are called, and all in folders, to any depth, that are called like pictures, sorted.
+    """The named files, whatever their suffix, and all files with picture suffixes in named folders, at any depth, sorted.
 
-    Hidden files and others that systems leave are passed over. Links to folders are not followed, and folders that cannot
-    be listed are named on stderr. Raises ConfigError naming what does not exist, or where there is no picture at all;
-    `what` begins the message.
+    Hidden files and others that systems leave are skipped. Links to folders are not followed, and folders that cannot
+    be listed are named on stderr. Raises ConfigError naming what does not exist, or if there is no picture at all; `what`
+    begins the message.
     """
 
     def __init__(self, names: Sequence[str], what: str = "IMAGE"):
@@ -42,7 +42,7 @@ class Pictures:
 
 
 def _below(folder: str) -> Iterator[str]:
-    """The pictures in a folder and below; no recursion, since folders may lie deeper than Python's stack."""
+    """The pictures in a folder and below; without recursion, since folders may be nested deeper than Python's stack."""
     folders, skipped, unread = [folder], Skipped(folder), Counter()
     while folders:
         try:

@@ -1,4 +1,4 @@
-"""Drawn scenes of two objects, with captions that say what is where, and combinations that training never shows."""
+"""Drawn scenes of two objects, with captions that say what is where; some combinations are kept out of training."""
 
 import itertools
 import math
@@ -25,7 +25,7 @@ SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
 OPPOSITES = {"left of": "right of", "above": "below"}
 SIDE = 64  # pixels
 
-_FINER = 4  # the factor at which a picture is drawn, to be averaged down
+_FINER = 4  # pictures are drawn larger by this factor, then averaged down
 _TEST_EXAMPLES = 100
 _TRAIN_EXAMPLES = 20_000
 
@@ -40,7 +40,7 @@ class Thing(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """What a picture shows. That `first` is left of `second` is one scene with `second` being right of `first`."""
+    """What a picture shows. `first` left of `second` is the same scene as `second` right of `first`."""
 
     first: Thing
     relation: str  # "left of" or "above"
@@ -52,12 +52,12 @@ class Scene(NamedTuple):
 
 
 class Shapes:
-    """Pictures uint8[64, 64, 3] of two different objects, and both ways to say how one lies to the other.
+    """Pictures uint8[64, 64, 3] of two different objects, with both ways to describe their relation.
 
-    Of the 18,240 scenes (2 sizes, 8 colours and 6 shapes for each object, 2 relations) 100 are held out: "test" has one
-    picture of each, and none of its captions is true of another. The 20,000 pictures of "train" show each of the others
-    at least once. A picture is a function of its name; places, outlines, shades and colours vary a little. Which scenes
-    are held out is drawn by NumPy's legacy generator, a picture by Python's random(), whose streams are frozen both.
+    There are 18,240 scenes (2 sizes, 8 colours and 6 shapes per object, 2 relations); 100 are held out: "test" has one
+    picture of each, and none of its captions is true of another. The 20,000 pictures of "train" show each other scene at
+    least once. A picture is a function of its name; places, outlines, shades and colours vary a little. NumPy's legacy
+    generator draws the held-out scenes, and Python's random() each picture; neither stream ever changes.
     """
 
     num_classes = 0
@@ -90,10 +90,10 @@ class Shapes:
 
 
 def _picture(scene: Scene, seed: str) -> np.ndarray:
-    """The objects lie along the relation's axis with a gap between, off it by less than half their distance."""
+    """Draws a scene: the objects lie along the relation's axis with a gap, off it by less than half their distance."""
     from PIL import Image, ImageDraw
 
-    rng = random.Random(seed)  # a hundred times faster made than NumPy's generators
+    rng = random.Random(seed)  # a hundred times faster to create than NumPy's generators
     shade = rng.uniform(150, 225)
     picture = Image.new("RGB", (SIDE * _FINER, SIDE * _FINER), _varied((shade, shade, shade), 8, rng))
     pencil = ImageDraw.Draw(picture)
@@ -118,7 +118,7 @@ def _varied(color: tuple[float, ...], most: float, rng: random.Random) -> tuple[
 
 
 def _draw(pencil, shape: str, x: float, y: float, radius: float, turn: float, color: tuple) -> None:
-    """One object with its middle at (x, y) and its corners about `radius` away, turned by `turn` radians."""
+    """Draws one object centred at (x, y) with its corners about `radius` away, turned by `turn` radians."""
     box = (x - radius, y - radius, x + radius, y + radius)
     if shape == "circle":
         pencil.ellipse(box, fill=color)

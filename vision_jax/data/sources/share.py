@@ -1,4 +1,4 @@
-"""A part of a source: for experiments with few labels, or to hold some of it out."""
+"""A part of a source, for experiments with few labels, or to hold some of it out."""
 
 import collections
 
@@ -8,9 +8,9 @@ from vision_jax.errors import ConfigError
 
 
 class Share:
-    """Of each class of a source that tells its `labels` the examples from `start` to `stop` percent of them, rounded.
+    """The examples from `start` to `stop` percent of each class, rounded, of a source that has `labels`.
 
-    The first of each class is in every share that starts at 0. A source without `labels` counts as one class.
+    The first example of each class is in every share that starts at 0. A source without `labels` counts as one class.
     """
 
     def __init__(self, source, start: int, stop: int):

@@ -15,12 +15,12 @@ class Tfds:
     """The encoded images of one split of a prepared data set, with their labels, their captions or both.
 
     The data set needs a file format with random access, such as array_record, and among its features one image, and one
-    class label or a feature 'captions', 'caption' or 'text': a text, a sequence of texts, or one of dictionaries with a
-    'text'. Without labels num_classes is 0, and so is every label.
+    class label or a feature 'captions', 'caption' or 'text': a text, a sequence of texts, or a sequence of dictionaries
+    with a 'text'. Without labels num_classes is 0, and so is every label.
 
     Raises:
-        ConfigError: the data set or split is unknown, not prepared, without random access, or not one of labelled or
-            captioned images; the message says what would be right, with the command that prepares the data set.
+        ConfigError: the data set or split is unknown, not prepared, without random access, or has no labelled or
+            captioned images; the message says how to fix it, with the command that prepares the data set.
     """
 
     def __init__(self, spec: str, data_dir: str = ""):
@@ -107,9 +107,9 @@ def _check_format(name: str, builder) -> None:
 
 
 def _image_label_and_texts(name: str, features) -> tuple[str, str, str]:
-    """The names of the only image and class label, or else of those called 'image' and 'label', and of the texts.
+    """The names of the only image and class label, or else 'image' and 'label', and the name of the texts.
 
-    That of the label or the texts is empty where the data set has none.
+    The name of the label or the texts is empty if the data set has none.
     """
     import tensorflow_datasets as tfds
 

@@ -1,4 +1,4 @@
-"""Pictures with captions in tar shards (img2dataset's "webdataset" format), or a curated selection of them."""
+"""Pictures with captions from tar shards (img2dataset's "webdataset" format), or a curated selection of them."""
 
 import glob
 import itertools
@@ -18,22 +18,21 @@ from vision_jax.data.shards.pairs import Shard, find_shard, read, read_captions
 from vision_jax.errors import ConfigError
 from vision_jax.files import printable
 
-_reported: set[str] = set()  # lines on skipped members, in this process
+_reported: set[str] = set()  # lines on skipped members, already printed by this process
 
 
 class Wds:
     """The pairs of tar shards, shard after shard, in the order of their pictures; see `vision_jax.data.shards.pairs`.
 
-    Examples have "captions", a tuple of one text or more, and "label" 0: there are no classes. `skipped` counts what
-    was left out, by reason. Rows of the indexes stay on file: a source, and its copy in a worker, are small.
+    Examples have "captions", a tuple of one or more texts, and "label" 0: there are no classes. `skipped` counts what
+    was left out, by reason. Rows of the indexes stay on file: a source, and its copy in a worker, is small.
 
     Args:
-        spec: a tar file, or a pattern of them: "PATH/{000..099}.tar" (any number of braces, which may also be lists as
+        spec: a tar file, or a pattern for them: "PATH/{000..099}.tar" (any number of braces, which may also be lists as
             in "{a,b}"), "PATH/*.tar"; or the .npz file of a selection that `vision_jax.data.curate` wrote.
 
     Raises:
-        ConfigError: a shard is missing, nothing matches, there is no pair at all, or a selection does not fit its
-            shards.
+        ConfigError: a shard is missing, nothing matches, there are no pairs, or a selection does not fit its shards.
     """
 
     num_classes = 0
@@ -48,7 +47,7 @@ class Wds:
         lengths, skipped = read_indexes(self._shards, name)
         if chosen:
             _check_unchanged(spec, chosen, self._shards, lengths)
-        self._rows = chosen["rows"] if chosen else None  # uint32[len(self)], in the index of their shard
+        self._rows = chosen["rows"] if chosen else None  # uint32[len(self)], rows in their shard's index
         self._starts = chosen["starts"] if chosen else np.cumsum([0, *lengths])
         self.skipped = {reason: count for reason, (count, _) in skipped.items()}
         if not len(self):
@@ -62,7 +61,7 @@ class Wds:
                 print(line, file=sys.stderr, flush=True)
 
     def fingerprint(self) -> dict[str, str]:
-        """Of every shard: how many pairs, its bytes, and the checksum of its index; of a selection, the chosen rows, too."""
+        """The pairs of each shard, its bytes and the checksum of its index; for a selection also the chosen rows."""
 
         def text(shard: Shard) -> str:
             pairs = index_of(shard).pairs
@@ -70,7 +69,7 @@ class Wds:
 
         texts = {shard: text(shard) for shard in dict.fromkeys(self._shards)}
         parts = {os.path.basename(shard.path): texts[shard] for shard in self._shards}
-        if len(parts) < len(self._shards):  # shards of one name in several folders
+        if len(parts) < len(self._shards):  # shards with the same name in several folders
             parts = {f"{i}: {os.path.basename(shard.path)}": texts[shard] for i, shard in enumerate(self._shards)}
         return parts if self._rows is None else parts | {"selection": f"{zlib.crc32(self._rows):08x}"}
 
@@ -93,7 +92,7 @@ class Wds:
 
 
 def skipped_lines(skipped: dict[str, tuple[int, list[str]]]) -> list[str]:
-    """A line for each reason: how many were left out, and the names of the first."""
+    """A line per reason: how many were left out, and the first names."""
     return [
         f"{count} x {reason}: {', '.join(map(printable, names))}{', ...' if count > len(names) else ''}"
         for reason, (count, names) in sorted(skipped.items())
@@ -101,7 +100,7 @@ def skipped_lines(skipped: dict[str, tuple[int, list[str]]]) -> list[str]:
 
 
 def expand(pattern: str) -> list[str]:
-    """The paths that a pattern names: braces in the order that shells have, then files that match * and ? by name.
+    """The paths that a pattern names: braces in the order of shells, then files that match * and ? by name.
 
     Raises:
         ConfigError: braces that are neither a range {000..099} nor a list {a,b}, or a pattern that matches no file or

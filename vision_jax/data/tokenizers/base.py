@@ -1,4 +1,4 @@
-"""What all tokenizers share: rows of one length from texts of any."""
+"""What all tokenizers share: turning texts of any length into rows of one length."""
 
 from collections.abc import Sequence
 
@@ -9,12 +9,12 @@ from vision_jax.errors import ConfigError
 
 
 class Tokenizer:
-    """Texts to rows of start, tokens, end and padding. A tokenizer is picklable: every worker process gets a copy.
+    """Turns texts into rows of start, tokens, end and padding. It is picklable: every worker process gets a copy.
 
     Attributes:
         vocab_size: the ids are 0 to vocab_size - 1; 0 also pads.
         context_length: tokens in a row.
-        end_id: the largest id, so that the argmax of a row is the place of its end.
+        end_id: the largest id, so that the argmax of a row is the position of its end.
     """
 
     def __init__(self, vocab_size: int, context_length: int):
@@ -26,16 +26,16 @@ class Tokenizer:
         self.start_id, self.end_id = vocab_size - 2, vocab_size - 1
 
     def token_ids(self, text: str) -> list[int]:
-        """The tokens of `text` alone, however many."""
+        """The tokens of `text` without start and end, however many."""
         raise NotImplementedError
 
     def __call__(self, texts: Sequence[str], truncate: bool = True) -> np.ndarray:
-        """int32[len(texts), context_length]; of a text of more tokens the first are kept, and the end token.
+        """int32[len(texts), context_length]; a longer text keeps its first tokens and the end token.
 
-        Nor is more than the first `limits.TEXT_CHARACTERS` of a text looked at.
+        Only the first `limits.TEXT_CHARACTERS` of a text are read.
 
         Raises:
-            ConfigError: a text has more tokens, or characters, and `truncate` is False, or is not a string.
+            ConfigError: a text has too many tokens or characters and `truncate` is False, or is not a string.
         """
         if isinstance(texts, str):
             raise ConfigError(f"a tokenizer takes a list of texts, got the text {_abbreviated(texts)}")

@@ -4,7 +4,7 @@ from vision_jax.data.tokenizers.base import Tokenizer
 
 
 class Bytes(Tokenizer):
-    """UTF-8: byte b is token b + 1, start 257, end 258; what cannot be encoded, a lone surrogate, is '?'."""
+    """UTF-8: byte b is token b + 1, start 257, end 258; a lone surrogate, which cannot be encoded, becomes '?'."""
 
     def __init__(self, context_length: int):
         super().__init__(vocab_size=259, context_length=context_length)

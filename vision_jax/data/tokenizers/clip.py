@@ -1,4 +1,4 @@
-"""OpenAI's byte-pair encoding of CLIP (Radford et al., 2021; simple_tokenizer.py of openai/CLIP), exactly."""
+"""OpenAI's byte-pair encoding for CLIP (Radford et al., 2021; simple_tokenizer.py in openai/CLIP), exactly."""
 
 import html
 import importlib
@@ -13,14 +13,13 @@ _CACHED_LENGTH = 32  # characters
 
 
 class Clip(Tokenizer):
-    """Text is mended, unescaped, lower-cased and split into words, whose UTF-8 bytes are merged pair by pair.
+    """Fixes, unescapes and lower-cases text and splits it into words, whose UTF-8 bytes are merged pair by pair.
 
-    ftfy and regex are the packages of the original, so that mojibake and Unicode classes are treated alike; the merges
-    are done by tokenizers. The names of the start and end tokens, where they stand in a text, become these tokens, as
-    in the original.
+    ftfy and regex are the original's packages, so that mojibake and Unicode classes are treated alike; the package
+    tokenizers does the merges. The names of the start and end tokens in a text become these tokens, as in the original.
 
     Raises:
-        ConfigError: a package is missing, or the vocabulary is not one of CLIP's kind.
+        ConfigError: a package is missing, or the vocabulary is not of CLIP's kind.
     """
 
     def __init__(self, vocabulary: Vocabulary, context_length: int):
@@ -32,7 +31,7 @@ class Clip(Tokenizer):
         self._split = regex.compile(f"{specials}|{_WORDS}", regex.IGNORECASE).findall
         self._model = models.BPE(vocabulary.ids, vocabulary.merges, end_of_word_suffix="</w>", cache_capacity=0)
         self._symbols = byte_symbols()
-        # Most words of captions are a few thousand; found here, they need neither their bytes nor their merges.
+        # A few thousand words make up most captions; cached, they need neither bytes nor merges.
         self._cache = {name: (vocabulary.ids[name],) for name in vocabulary.specials}
 
     def __reduce__(self):
@@ -43,10 +42,10 @@ class Clip(Tokenizer):
         return [id for word in self._split(self._clean(text)) for id in cached(word) or self._merged(word)]
 
     def _clean(self, text: str) -> str:
-        # Most captions are printable ASCII without entities, which ftfy leaves as it is, in longer than all the rest takes.
+        # Most captions are printable ASCII without entities. ftfy leaves those alone, but takes longer than all the rest.
         if not (text.isascii() and text.isprintable() and "&" not in text):
             text = html.unescape(html.unescape(self._fix_text(text)))
-        # The original collapses regex's \s, to which str.split adds \x1c to \x1f: none of them outlives ftfy.
+        # The original collapses regex's \s, to which str.split adds \x1c to \x1f: ftfy removes all of these.
         return " ".join(text.split()).lower()
 
     def _merged(self, word: str) -> tuple[int, ...]:

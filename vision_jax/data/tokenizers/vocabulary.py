@@ -1,4 +1,4 @@
-"""The vocabulary of CLIP's byte-pair encoding: where it is found, and the files it is read from."""
+"""The vocabulary of CLIP's byte-pair encoding: where to find it, and the files to read it from."""
 
 import importlib
 import importlib.util
@@ -14,13 +14,13 @@ from vision_jax.files import printable, read_json, read_regular
 
 _FILE = "bpe_simple_vocab_16e6.txt.gz"
 _URL = f"https://github.com/openai/CLIP/raw/main/clip/{_FILE}"
-_PACKAGES = ("open_clip", "clip")  # those that carry the file
-_MERGES = 49152 - 256 - 2  # the official file goes on, with merges that CLIP does not use
+_PACKAGES = ("open_clip", "clip")  # the packages that include the file
+_MERGES = 49152 - 256 - 2  # the official file has more merges, which CLIP does not use
 _SPECIALS = (("<|startoftext|>", "<|endoftext|>"), ("<start_of_text>", "<end_of_text>"))  # OpenAI's, open_clip's
 
 
 class Vocabulary(NamedTuple):
-    """Ids of the symbols, the pairs to merge with the most urgent first, and the names of the start and end tokens."""
+    """Ids of the symbols, the pairs to merge, highest priority first, and the names of the start and end tokens."""
 
     ids: dict[str, int]
     merges: list[tuple[str, str]]
@@ -28,14 +28,14 @@ class Vocabulary(NamedTuple):
 
 
 def byte_symbols() -> list[str]:
-    """The printable character that stands for each byte, as in GPT-2: its own, or for the others one from U+0100 on."""
+    """The printable character for each byte, as in GPT-2: its own if printable, else one from U+0100 on."""
     printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     others = iter(range(256, 512))
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]
 
 
 def find_vocabulary(where: str) -> Vocabulary:
-    """The vocabulary of a file, folder or hub id; where `where` is empty, that of an installed package."""
+    """The vocabulary from a file, folder or hub id; if `where` is empty, from an installed package."""
     if not where:
         return read_vocabulary(_installed_file())
     path = pathlib.Path(os.path.expanduser(where))
@@ -47,10 +47,10 @@ def find_vocabulary(where: str) -> Vocabulary:
 
 
 def read_vocabulary(path: pathlib.Path) -> Vocabulary:
-    """The vocabulary of bpe_simple_vocab_16e6.txt.gz (or unpacked), of tokenizer.json, or of vocab.json and merges.txt.
+    """The vocabulary from bpe_simple_vocab_16e6.txt.gz (or unpacked), tokenizer.json, or vocab.json and merges.txt.
 
     Raises:
-        ConfigError: `path` is neither of these, damaged, or of another kind than CLIP's; the message names the file.
+        ConfigError: `path` is none of these, is damaged, or is not of CLIP's kind; the message names the file.
     """
     if path.is_dir():
         found = [path / name for name in ("vocab.json", "tokenizer.json", _FILE) if (path / name).is_file()]
@@ -72,7 +72,7 @@ def read_vocabulary(path: pathlib.Path) -> Vocabulary:
 
 
 def _of_merges(merges: list[tuple[str, str]]) -> Vocabulary:
-    """OpenAI's order: the bytes, printable ones first; the same at the end of a word; the merges; start and end."""
+    """The vocabulary in OpenAI's order: bytes, printable first; the same at the end of a word; merges; start and end."""
     symbols = sorted(byte_symbols(), key=lambda symbol: (ord(symbol) >= 256, ord(symbol)))
     names = [*symbols, *(f"{symbol}</w>" for symbol in symbols), *map("".join, merges), *_SPECIALS[0]]
     return Vocabulary({name: id for id, name in enumerate(names)}, merges, _SPECIALS[0])
@@ -102,7 +102,7 @@ def _of_json(path: pathlib.Path, content: dict) -> Vocabulary:
 
 
 def _of_tokenizer(path: pathlib.Path, content: dict) -> tuple[dict, list[tuple[str, str]]]:
-    """Ids and merges of a tokenizer.json, whose types alone are checked."""
+    """Ids and merges from a tokenizer.json; only their types are checked."""
     vocab, merges, added = (
         content["model"].get("vocab"),
         content["model"].get("merges"),
@@ -123,7 +123,7 @@ def _of_tokenizer(path: pathlib.Path, content: dict) -> tuple[dict, list[tuple[s
 
 
 def _unpacked(path: pathlib.Path) -> bytes:
-    """The content of a text file, or of a gzip file of one member."""
+    """The content of a text file, or of a gzip file with one member."""
     content = read_regular(path, limits.VOCABULARY_BYTES)
     if not path.name.endswith(".gz"):
         return content
@@ -167,13 +167,13 @@ def _check(path: pathlib.Path, vocabulary: Vocabulary) -> None:
 
 
 def _is_text(name: str) -> bool:
-    """Whether a name from JSON can be encoded, where escapes may be halves of characters."""
+    """Whether a name from JSON can be encoded: escapes there may be halves of characters."""
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _installed_file() -> pathlib.Path:
     for package in _PACKAGES:
-        spec = importlib.util.find_spec(package)  # finds the folder, imports nothing
+        spec = importlib.util.find_spec(package)  # finds the folder without importing
         for folder in (spec and spec.submodule_search_locations) or ():
             if (file := pathlib.Path(folder) / _FILE).is_file():
                 return file

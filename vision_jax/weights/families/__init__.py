@@ -1,1 +1,1 @@
-"""One module a family of models: the rules by which a format names parameters, what its files say, how they are written."""
+"""One module per model family: how each format names parameters, what its files say, and how they are written."""

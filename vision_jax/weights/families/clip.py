@@ -1,4 +1,4 @@
-"""CLIP in transformers (model_type "clip"); OpenAI's and open_clip's formats stand beside, in clip_openai and open_clip."""
+"""CLIP in transformers (model_type "clip"); OpenAI's and open_clip's formats are in clip_openai and open_clip."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -87,14 +87,14 @@ def describe_transformers(config: Mapping | None, tensors: Mapping, given: Mappi
         **read_keys(text, TEXT),
     }
     check_text_eps(text["layer_norm_eps"])
-    # Configs of before 2023 have 2, which transformers takes for the token of the largest id.
+    # Configs from before 2023 have 2, which transformers takes to mean the token with the largest id.
     check_end("eos_token_id", text["eos_token_id"], fields["vocab_size"], alike=(2,))
     image_size = pair(vision["image_size"])
     return described(fields, image_size, dict(given or {}), preprocessing(OPENAI), NAMES)
 
 
 def _read(config: Mapping, name: str, keys: Mapping[str, Key]) -> dict[str, Any]:
-    """A tower's config; where an old file has a `*_config_dict`, too, all of it counts, its defaults included."""
+    """A tower's config; if an old file also has a `*_config_dict`, all of it counts, including its defaults."""
     defaults = {"image_size": 224, "eos_token_id": 49407, "layer_norm_eps": TEXT_EPS}
     defaults |= {key.name: key.default for key in keys.values()}
     own, older = {**defaults, **section(config, f"{name}_config")}, f"{name}_config_dict"
@@ -106,7 +106,7 @@ def names_of(model: CLIP, image_size: Pair) -> Names:
 
 
 def config_transformers(model: CLIP, image_size: Pair) -> dict[str, Any]:
-    """config.json of CLIPModel. Raises ConfigError naming the field of a model that it cannot be."""
+    """config.json of CLIPModel. Raises ConfigError naming the model's field that CLIPModel does not support."""
     tower = tower_of(model, "transformers")
     refuse(model, "transformers' CLIP", text_causal=(True,), text_pool=("end",), logit_bias_init=(None,))
     refuse(tower, "transformers' CLIP", pool=("token",), pre_norm=(True,))

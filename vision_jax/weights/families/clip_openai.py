@@ -1,4 +1,4 @@
-"""CLIP in OpenAI's names, which open_clip shares, with a ViT or a ModifiedResNet; and what all formats of CLIP share."""
+"""CLIP (ViT or ModifiedResNet) in OpenAI's names, which open_clip shares; and what all CLIP formats share."""
 
 import math
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ _RESNET = (
 
 
 def names_official(tower: type = ViT, text: str = "") -> Names:
-    """text: what stands before the text tower's names, "text/" in open_clip's CustomTextCLIP."""
+    """text: the prefix of the text tower's names, "text/" in open_clip's CustomTextCLIP."""
     is_resnet = tower is ModifiedResNet
     rules = (
         (r"^text/(token_embedding)", rf"{text}\1/weight"),
@@ -65,7 +65,7 @@ def names_official(tower: type = ViT, text: str = "") -> Names:
 
 
 def describe_official(config: None, tensors: Mapping, given: Mapping | None = None) -> Description:
-    """OpenAI's .pt, an archive of TorchScript, or its state_dict: always QuickGELU, and heads of 64."""
+    """OpenAI's .pt, a TorchScript archive, or its state_dict: always QuickGELU, and heads 64 wide."""
     given = dict(given or {})
     names = names_in(tensors)
     fields, image_size = read_fields(Shapes(tensors, names), given, given.pop("image_size", None))
@@ -76,7 +76,7 @@ def describe_official(config: None, tensors: Mapping, given: Mapping | None = No
 
 
 def names_in(tensors: Mapping) -> Names:
-    """`names_official` of a file."""
+    """The `names_official` that fit a file."""
     is_resnet = "visual.attnpool.q_proj.weight" in tensors
     return names_official(
         ModifiedResNet if is_resnet else ViT, "text/" if "text.token_embedding.weight" in tensors else ""
@@ -84,9 +84,9 @@ def names_in(tensors: Mapping) -> Names:
 
 
 def read_fields(shapes: Shapes, given: Mapping, size: Any = None, head_width: int = 64) -> tuple[dict[str, Any], Pair]:
-    """All fields but activations that names and shapes show, and the image size, a square's unless `size` says it.
+    """All fields except activations, from names and shapes, and the image size: square unless `size` gives it.
 
-    Heads have `head_width` unless `given` says their number.
+    Heads are `head_width` wide unless `given` has their number.
     """
     for needed in ("text/token_embedding", "text_projection/kernel", "logit_scale"):
         if not shapes.has(needed):
@@ -120,13 +120,13 @@ def read_fields(shapes: Shapes, given: Mapping, size: Any = None, head_width: in
 
 
 def _read_vit(shapes: Shapes) -> tuple[dict[str, Any], int, int, Pair]:
-    """Fields, features among which heads are shared out, places of an image, and pixels from one to the next."""
+    """Fields, width that is split into heads, positions per image, and pixels from one position to the next."""
     image = {**VIT, **encoder_fields(shapes, "image/"), "norm_eps": 1e-5}
     return image, image["width"], shapes.of("image/pos_embed", 3)[1] - 1, as_pair(image["patch_size"])
 
 
 def _read_resnet(shapes: Shapes) -> tuple[dict[str, Any], int, int, Pair]:
-    """As `_read_vit`."""
+    """Returns the same as `_read_vit`."""
     blocks = tuple(shapes.count(f"image/stages_{s}/units_") for s in range(4))
     image = {"blocks": blocks, "width": 2 * shapes.of("image/conv1/kernel", 4)[3]}
     features = shapes.of("image/attn_pool/query/kernel", 2)[1]
@@ -134,7 +134,7 @@ def _read_resnet(shapes: Shapes) -> tuple[dict[str, Any], int, int, Pair]:
 
 
 def _image_size(places: int, stride, size: Any) -> Pair:
-    """The square image, or that of `size`, of so many places. Raises ConfigError where there is none."""
+    """The size of the image, square or `size`, that has `places` positions. Raises ConfigError if there is none."""
     side = math.isqrt(places)
     image_size = (side * stride[0], side * stride[1]) if size is None else pair(size)
     if (image_size[0] // stride[0]) * (image_size[1] // stride[1]) != places:
@@ -146,14 +146,14 @@ def _image_size(places: int, stride, size: Any) -> Pair:
 
 
 def described(fields: dict, image_size: Pair, given: Mapping, how: dict, names: Names) -> Description:
-    """The Description of `fields` under what is `given`, among whose fields `image` has those of the image tower."""
+    """The Description of `fields` updated by `given`, whose `image` holds fields of the image tower."""
     given = {name: value for name, value in given.items() if name != "image_size"}
     fields = {**fields, **given, "image": {**fields["image"], **(given.get("image") or {})}}
     return Description("clip", fields, image_size, how, names)
 
 
 def tower_of(model: CLIP, format: str, allowed: tuple[type, ...] = (ViT,)) -> ViT | ModifiedResNet:
-    """The image tower. Raises ConfigError where a file of CLIP has no place for it."""
+    """The image tower. Raises ConfigError if a CLIP file has no place for it."""
     tower = model.image_module(parent=None)
     if not isinstance(tower, allowed):
         known = " and ".join(kind.__name__ for kind in allowed)
@@ -184,7 +184,7 @@ def check_text_eps(eps: float) -> None:
 
 
 def check_end(name: str, token: int, vocab_size: int, alike: tuple[int, ...] = ()) -> None:
-    """Raises ConfigError where another token than the one of the largest id stands for a text."""
+    """Raises ConfigError if a text's feature is read at a token other than the one with the largest id."""
     if token not in (vocab_size - 1, *alike):
         raise ConfigError(
             f"the config's {name}={token} reads a text at a token that is not the last of the vocabulary's {vocab_size}, "
@@ -193,14 +193,14 @@ def check_end(name: str, token: int, vocab_size: int, alike: tuple[int, ...] = (
 
 
 def names_of(model: CLIP, image_size: Pair) -> Names:
-    """As OpenAI writes them."""
+    """Names as OpenAI writes them."""
     return names_official(type(tower_of(model, "OpenAI", (ViT, ModifiedResNet))))
 
 
 def constants_official(model: CLIP, image_size: Pair) -> dict[str, np.ndarray]:
-    """The numbers that OpenAI keeps among its tensors, of which its loader tells nothing.
+    """The numbers that OpenAI keeps among its tensors and that its loader ignores.
 
-    Raises ConfigError naming the field of a model that OpenAI's CLIP, all of which its loader reads off shapes, cannot be.
+    Raises ConfigError naming the model's field that OpenAI's CLIP does not support: its loader reads all from shapes.
     """
     tower = tower_of(model, "OpenAI", (ViT, ModifiedResNet))
     refuse(

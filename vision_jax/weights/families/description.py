@@ -1,8 +1,8 @@
-"""What a file of weights says of its model, as every family's `describe_*` functions give it.
+"""What a weights file says about its model, as every family's `describe_*` functions return it.
 
-They take the parsed config.json or None, the file's tensors (unwrapped), and `given`: what the user says besides, fields
-of `create_model` and `image_size`, which a bare file may leave open. An ambiguous file raises ConfigError that names the
-field to pass; LeftOpen, which is one, where that is all it takes.
+They take the parsed config.json or None, the file's tensors (unwrapped), and `given`: what the user adds, fields of
+`create_model` and `image_size`, which a bare file may leave open. An ambiguous file raises a ConfigError that names the
+field to pass; its subclass LeftOpen, if passing that field is enough.
 """
 
 import re
@@ -20,7 +20,7 @@ HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
 
 class LeftOpen(ConfigError):
-    """The file does not show what `field` of its model is: it must be among what is given."""
+    """The file does not show its model's `field`, so the caller must give it."""
 
     def __init__(self, field: str, message: str):
         super().__init__(message)
@@ -28,12 +28,12 @@ class LeftOpen(ConfigError):
 
 
 class Description(NamedTuple):
-    """Everything that loading needs besides the values."""
+    """Everything that loading needs apart from the values."""
 
     name: str  # of a model or a family, as `create_model` takes it
     fields: dict[str, Any]  # for `create_model`
-    image_size: tuple[int, int]  # (height, width) in pixels, that of the positions in the file
-    preprocessing: dict[str, Any]  # mean, std, interpolation, eval_resize, eval_crop; {} where the source does not say
+    image_size: tuple[int, int]  # (height, width) in pixels that the file's positions are for
+    preprocessing: dict[str, Any]  # mean, std, interpolation, eval_resize, eval_crop; {} if the source does not say
     names: Names
 
     def create_model(self, **overrides):
@@ -43,9 +43,9 @@ class Description(NamedTuple):
 def preprocessing(
     mean_std: Mapping, interpolation: str = "bicubic", resize: str = "crop", crop: float = 1.0
 ) -> dict[str, Any]:
-    """The default of a source: resize "crop" keeps the share `crop` of the short side, "squash" the whole picture.
+    """A source's default: resize "crop" keeps the fraction `crop` of the short side, "squash" the whole picture.
 
-    Raises ConfigError where no picture can be prepared so.
+    Raises ConfigError if no picture can be prepared this way.
     """
     found = {}
     for name in ("mean", "std"):
@@ -60,7 +60,7 @@ def preprocessing(
 
 
 def section(config: Mapping, name: str) -> Mapping:
-    """The object of that name in a config.json; empty where it is absent or null. Raises ConfigError for anything else."""
+    """The object `name` in a config.json; empty if it is absent or null. Raises ConfigError for anything else."""
     value = config.get(name)
     if not isinstance(value, Mapping | None):
         raise ConfigError(f"the config has {name}={value!r}, which must be an object")
@@ -68,7 +68,7 @@ def section(config: Mapping, name: str) -> Mapping:
 
 
 def whole(config: Mapping, name: str, most: int = limits.MODEL_SIZE, least: int = 1) -> int:
-    """The whole number of that name in a config.json. Raises ConfigError where it is none, or not from least to most."""
+    """The integer `name` in a config.json. Raises ConfigError if it is not one, or not between `least` and `most`."""
     value = config[name]
     if type(value) is not int or not least <= value <= most:
         raise ConfigError(f"the config has {name}={value!r}, which must be a whole number from {least} to {most:,}")
@@ -76,7 +76,7 @@ def whole(config: Mapping, name: str, most: int = limits.MODEL_SIZE, least: int 
 
 
 def real(config: Mapping, name: str) -> float:
-    """The number above 0 of that name in a config.json. Raises ConfigError where it is none."""
+    """The number `name` in a config.json. Raises ConfigError if it is not a number above 0."""
     value = config[name]
     if type(value) not in (int, float) or not 0 < value < 2**53:
         raise ConfigError(f"the config has {name}={value!r}, which must be a number above 0")
@@ -84,7 +84,7 @@ def real(config: Mapping, name: str) -> float:
 
 
 def pair(value) -> tuple[int, int]:
-    """(height, width) of a number or a sequence of two, as config.json has sizes of images and patches."""
+    """(height, width) from a number or a sequence of two, as config.json gives image and patch sizes."""
     sides = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, list | tuple) else ()
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
         raise ConfigError(f"a size must be a positive number, or two for (height, width), and not {value!r}")
@@ -92,12 +92,12 @@ def pair(value) -> tuple[int, int]:
 
 
 def one_if_equal(sides) -> int | tuple[int, ...]:
-    """A number for sides that are equal, as `create_model` and config.json take it."""
+    """One number if the sides are equal, as `create_model` and config.json take it; else the sides."""
     return sides[0] if len(set(sides)) == 1 else tuple(sides)
 
 
 class Shapes(NamedTuple):
-    """The shapes of a file's tensors, asked for by the paths of our parameters."""
+    """The shapes of a file's tensors, looked up by the paths of our parameters."""
 
     tensors: Mapping
     names: Names
@@ -106,7 +106,7 @@ class Shapes(NamedTuple):
         return self.names.of(path) in self.tensors
 
     def of(self, path: str, rank: int) -> tuple[int, ...]:
-        """A parameter's, with so many axes. Raises ConfigError where the file does not have it."""
+        """The shape of a parameter with `rank` axes. Raises ConfigError if the file does not have it."""
         if (name := self.names.of(path)) not in self.tensors:
             raise ConfigError(f"the file has no '{name}', as every file of this family and format has")
         shape = shape_of(self.tensors[name].shape, self.names.layout(path, rank))
@@ -115,7 +115,7 @@ class Shapes(NamedTuple):
         return shape
 
     def outputs(self, layer: str) -> int | None:
-        """Of a dense layer; None where the file does not have it."""
+        """The number of outputs of a dense layer; None if the file does not have it."""
         return self.of(f"{layer}/kernel", 2)[1] if self.has(f"{layer}/kernel") else None
 
     def count(self, path: str) -> int:
@@ -137,20 +137,20 @@ def count_blocks(names: Iterable[str], prefix: str) -> int:
 
 
 def heads_of(width: int, field: str, each: int = 64) -> int:
-    """The number of heads that are `each` wide. Raises LeftOpen, which asks for `field`, where there is none."""
+    """The number of heads that are `each` wide. Raises LeftOpen, which asks for `field`, if they do not divide `width`."""
     if width % whole({"head_width": each}, "head_width"):
         raise LeftOpen(field, f"how many heads there are of width {width} cannot be seen in the file; pass {field}")
     return width // each
 
 
 def ratio_of(width: int, hidden: int) -> float:
-    """The number that `int(width * ratio)` gives `hidden` of."""
+    """The ratio for which `int(width * ratio)` is `hidden`."""
     ratio = hidden / width
     return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width
 
 
 def refuse(model: Any, format: str, **allowed: tuple) -> None:
-    """Raises ConfigError naming the first of the model's fields that has none of the values which a format can say."""
+    """Raises ConfigError naming the first of the model's fields whose value the format does not support."""
     for field, values in allowed.items():
         if (value := getattr(model, field)) not in values:
             known = " or ".join(repr(known) for known in values)

@@ -1,7 +1,7 @@
 """MAE in transformers (model_type "vit_mae") and in facebookresearch's .pth.
 
-A file with a decoder is an MAE; of it, the encoder alone comes as a ViT with name="vit" among what is given. A file
-without one, and a fine-tuned model, is a ViT whose positions are learned ones that begin with the file's.
+A file with a decoder is an MAE; name="vit" among what is given loads its encoder alone, as a ViT. A file without one,
+or a fine-tuned model, is a ViT whose learned positions start from the file's.
 """
 
 import math
@@ -50,18 +50,18 @@ def describe_transformers(config: Mapping | None, tensors: Mapping, given: Mappi
 
 
 def names_of(model: MAE, image_size: tuple[int, int]) -> Names:
-    """As in facebook/vit-mae-base."""
+    """Names as in facebook/vit-mae-base."""
     return vit.names_transformers()
 
 
 def encoder_of(model: MAE) -> ViT:
-    """The encoder as a ViT of its own, which takes the parameters at the top of an MAE's."""
+    """The encoder as a separate ViT; its parameters are the top-level ones of the MAE."""
     shared = ("patch_size", "width", "depth", "num_heads", "mlp_dim", "pool", "act", "norm_eps")
     return ViT(0, cls_token=True, posemb="sincos2d", **{field: getattr(model, field) for field in shared})
 
 
 def config_transformers(model: MAE, image_size: tuple[int, int]) -> dict[str, Any]:
-    """config.json of ViTMAEForPreTraining, which knows squares alone. Raises ConfigError for others."""
+    """config.json of ViTMAEForPreTraining, which supports only square images. Raises ConfigError for others."""
     patch = as_pair(model.patch_size)
     if image_size[0] != image_size[1] or patch[0] != patch[1]:
         raise ConfigError(f"transformers' MAE has square images and patches, not {image_size} and {model.patch_size}")
@@ -83,13 +83,13 @@ def constants_transformers(model: MAE, image_size: tuple[int, int]) -> dict[str,
 def describe_official(config: Mapping | None, tensors: Mapping, given: Mapping | None = None) -> Description:
     """facebookresearch's pre-trained encoder, encoder with decoder, fine-tuned classifier or linear probe. No config.
 
-    With a decoder, whether the loss normalises pixels is not in the tensors: where the file has no arguments of its
-    training, norm_pix_loss must be given.
+    The tensors do not show whether a decoder's loss normalises pixels: if the file lacks its training arguments,
+    norm_pix_loss must be given.
     """
     given, names = dict(given or {}), vit_timm.names_in(tensors)
     name = given.pop("name", "mae")
     fields, image_size = vit_timm.read_fields(Shapes(tensors, names), given, ())
-    # As its evaluation does: a centre crop up to 224 pixels, the whole picture above.
+    # As in its evaluation: a centre crop up to 224 pixels, the whole picture above that.
     shown = preprocessing(IMAGENET, "bicubic", crop=0.875 if max(image_size) <= 224 else 1.0)
     fields |= {"act": "gelu", "norm_eps": 1e-6}
     fields["num_heads"] = given.get("num_heads") or vit_timm.heads_of_timm(fields["width"])
@@ -133,7 +133,7 @@ def constants_official(model: MAE, image_size: tuple[int, int]) -> dict[str, np.
 
 
 def check_positions(tensors: Mapping, names: tuple[str, str], fields: Mapping, image_size: tuple[int, int]) -> None:
-    """Raises ConfigError unless the tables of the encoder and decoder in the file are those that our MAE computes."""
+    """Raises ConfigError unless the file's encoder and decoder position tables are those that our MAE computes."""
     grid = grid_of(image_size, as_pair(fields["patch_size"]))
     for name, width in zip(names, (fields["width"], fields["decoder_width"]), strict=True):
         if name not in tensors:
@@ -162,7 +162,7 @@ def _is_fixed(tensor: Tensor, grid: tuple[int, int], width: int) -> bool:
     if tensor.shape != (1, 1 + grid[0] * grid[1], width):
         return False
     want = sincos2d(grid, width, prefix=1)
-    # Loose enough for bfloat16, and less than what other conventions of such tables differ by.
+    # Loose enough for bfloat16, yet tighter than the differences between conventions for such tables.
     return np.abs(tensor.read().astype(np.float32) - want).max() < 1e-2
 
 

@@ -31,13 +31,13 @@ from vision_jax.weights.families.description import (
     whole,
 )
 
-# What a config may say of a tower; anything else that it sets is not supported.
+# What a config may set for a tower; anything else is not supported.
 _SHARED = {"width", "layers", "mlp_ratio", "norm_kwargs", "act_kwargs"}
 _SHARED |= {"pool_type", "final_ln_after_pool", "output_tokens"}
 _VISION = _SHARED | {"image_size", "head_width", "patch_size", "patch_dropout", "no_ln_pre", "pos_embed_type"}
 _TEXT = _SHARED | {"context_length", "vocab_size", "heads", "no_causal_mask", "pad_id", "eos_id", "proj_type"}
 _TEXT |= {"hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs"}
-# Fields of towers that are not there; they mean nothing without the names of those.
+# Fields of kinds of towers that are not supported; they have no effect unless such a tower is named.
 _UNUSED = ("timm_pool", "timm_proj", "timm_drop", "hf_proj", "hf_pooler", "hf_model_pretrained", "attn_pooler_")
 _RESIZE = {"shortest": "crop", "squash": "squash"}
 
@@ -45,9 +45,9 @@ _RESIZE = {"shortest": "crop", "squash": "squash"}
 def describe_open_clip(config: Mapping | None, tensors: Mapping, given: Mapping | None = None) -> Description:
     """open_clip's CLIP and CustomTextCLIP: open_clip_config.json or one of its models' configs, or None for a bare file.
 
-    A bare file does not show its activation: text_act among the `given` is that of both towers, unless image={"act": ...}
-    says otherwise. It is "quick_gelu" for OpenAI's weights and where a model's name ends in "-quickgelu", as the path of
-    `tensors` may say.
+    A bare file does not show its activation: text_act in `given` applies to both towers, unless image={"act": ...} says
+    otherwise. It is "quick_gelu" for OpenAI's weights and if a model's name ends in "-quickgelu", as the path of
+    `tensors` may show.
     """
     given = dict(given or {})
     config = config or {}
@@ -117,7 +117,7 @@ def _text_fields(text: Mapping, vocab_size: int) -> dict[str, Any]:
 
 
 def _preprocessing(how: Mapping) -> dict[str, Any]:
-    """open_clip's own default is OpenAI's; {} where pictures are padded to a square."""
+    """Preprocessing, whose defaults are OpenAI's, as in open_clip; {} if pictures are padded to a square."""
     resize, interpolation = how.get("resize_mode", "shortest"), how.get("interpolation", "bicubic")
     if resize not in _RESIZE:
         return {}

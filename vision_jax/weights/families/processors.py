@@ -1,4 +1,4 @@
-"""preprocessor_config.json of transformers, which says of a model's pictures what config.json does not."""
+"""preprocessor_config.json of transformers, which has the preprocessing that config.json lacks."""
 
 import math
 import re
@@ -14,9 +14,9 @@ _DEFAULTS = {"ViT": preprocessing(HALF, "bilinear", "squash"), "CLIP": preproces
 
 
 def read_processor(config: Mapping, defaults: Mapping) -> dict[str, Any]:
-    """Preprocessing as the file has it; what it leaves out is that of its processor's class, or else `defaults`.
+    """Preprocessing from the file; what it leaves out comes from its processor class, or else from `defaults`.
 
-    Raises ConfigError for a treatment of pictures that is not supported.
+    Raises ConfigError for preprocessing that is not supported.
     """
     if not (config.get("do_resize", True) and config.get("do_normalize", True) and config.get("do_rescale", True)):
         raise ConfigError("preprocessor_config.json leaves out do_resize, do_rescale or do_normalize")
@@ -41,7 +41,7 @@ def _resizing(config: Mapping, defaults: Mapping) -> dict[str, Any]:
     if size is None:
         return {}
     crops = config.get("do_center_crop", defaults.get("eval_resize") == "crop")
-    if isinstance(size, int):  # of old files: the short side, where the processor crops, or both
+    if isinstance(size, int):  # in old files: the short side if the processor crops, else both
         size = {"shortest_edge": size} if crops else {"height": size, "width": size}
     if "shortest_edge" not in size and not crops:
         return {"eval_resize": "squash", "eval_crop": 1.0}
@@ -55,7 +55,7 @@ def _resizing(config: Mapping, defaults: Mapping) -> dict[str, Any]:
 
 
 def _sides(config: Mapping, name: str) -> int | dict[str, int] | None:
-    """A size as the file has it: pixels, or pixels by names such as "height"."""
+    """A size as the file has it: pixels, or a dict of pixels with keys such as "height"."""
     if isinstance(sizes := config.get(name), list):
         return dict(zip(("height", "width"), pair(sizes), strict=True))
     if isinstance(sizes, Mapping):
@@ -64,7 +64,7 @@ def _sides(config: Mapping, name: str) -> int | dict[str, int] | None:
 
 
 def _share(size: int, edge: int) -> float:
-    """size / edge, such that floor(size / share) is the edge again."""
+    """size / edge, adjusted so that floor(size / share) is the edge again."""
     share = size / edge
     return share if math.floor(size / share) == edge else math.nextafter(share, 0.0)
 

@@ -49,7 +49,7 @@ KEYS = {
 
 
 def names_transformers(root: str, is_recent: bool = False) -> Names:
-    """root: what all names but the head's begin with, where a file has one. is_recent: see `block_names`."""
+    """root: the prefix of all names but the head's, if a file has one. is_recent: see `block_names`."""
     own = "attention/self"
     rules = (
         (r"^patch_embed", f"{root}embeddings/patch_embeddings/projection"),
@@ -105,14 +105,14 @@ def with_tables(names: Names, model: Swin) -> Names:
 
 
 def names_of(model: Swin, image_size: Pair) -> Names:
-    """As the models with a head have them, as SwinModel without classes."""
+    """Names as in the models with a head, or without classes as in SwinModel."""
     return with_tables(names_transformers(f"{_kind(model)}/" if model.num_classes else ""), model)
 
 
 def config_transformers(model: Swin, image_size: Pair) -> dict[str, Any]:
-    """config.json of SwinForImageClassification or Swinv2ForImageClassification, of SwinModel without classes.
+    """config.json of SwinForImageClassification or Swinv2ForImageClassification, or without classes of SwinModel.
 
-    Raises ConfigError where transformers would give other outputs for images of `image_size` (height, width).
+    Raises ConfigError if transformers would give different outputs for images of `image_size` (height, width).
     """
     refuse(model, "transformers' Swin", features_only=(False,), norm_eps=(NORM_EPS,))
     window = one_if_equal(as_pair(model.window))

@@ -1,7 +1,7 @@
-"""What all formats of Swin share: how tables of relative positions lie in them, and what shapes tell.
+"""What all Swin formats share: how they store tables of relative positions, and what shapes tell.
 
-A table of a file belongs to a window that shrank to the maps of the file's image size; ours keep the configured window,
-and what a smaller one learned lies in their middle.
+A file's table belongs to a window that shrank to the maps of the file's image size; ours keep the configured window,
+and hold what a smaller one learned in their middle.
 """
 
 from typing import Any
@@ -16,14 +16,14 @@ from vision_jax.ops.windows import Pair, fit_window
 from vision_jax.weights.families.description import Shapes, one_if_equal
 from vision_jax.weights.mapping import Layout
 
-NORM_EPS = 1e-5  # of all norms of timm's and microsoft's Swin, and of some of transformers' whatever its config says
+NORM_EPS = 1e-5  # of all norms in timm's and microsoft's Swin, and of some in transformers' whatever its config says
 FIRST = "stages_0/blocks_0"
 
 
 def shape_fields(shapes: Shapes, version: int, mlp_ratio: float | None = None) -> dict[str, Any]:
     """Fields of `create_model` that names and shapes tell.
 
-    mlp_ratio: what a config says; the shapes tell it but for what rounding hides.
+    mlp_ratio: what a config says; the shapes tell it only up to rounding.
     """
     heads_name, rank = ("logit_scale", 1) if version == 2 else (TABLE, 2)
     for needed in ("patch_embed/kernel", f"{FIRST}/attn/{heads_name}"):
@@ -65,7 +65,7 @@ def fitted_windows(model: Swin, image_size: Pair, rule: str | None = None) -> li
 
 
 def learned_windows(model: Swin, image_size: Pair) -> tuple[int, ...]:
-    """The window of each stage whose offsets V2 learned, where it took images of `image_size`."""
+    """The window in which each stage of V2 learned its offsets, if it was trained on images of `image_size`."""
     fitted = [max(window) for window, _ in fitted_windows(model, image_size)]
     return tuple(size or side for size, side in zip(model.pretrained_windows, fitted, strict=True))
 
@@ -75,7 +75,7 @@ def is_padded(size: Pair, window: Pair) -> bool:
 
 
 def table_layouts(model: Swin, windows: list[Pair]) -> tuple[tuple[str, str | Layout], ...]:
-    """Of V1's tables, those of the stages' windows, which may have shrunk; and of V2's scale of logits."""
+    """The layouts of V1's tables, for the stages' windows, which may have shrunk; and of V2's logit scale."""
     tables = (
         (rf"^stages_{s}/.*{TABLE}", _middle_of(as_pair(model.window), window)) for s, window in enumerate(windows)
     )
@@ -83,7 +83,7 @@ def table_layouts(model: Swin, windows: list[Pair]) -> tuple[tuple[str, str | La
 
 
 def _middle_of(full: Pair, window: Pair) -> Layout:
-    """[(2p-1)(2q-1), heads] of a window (p, q) as the middle of a table [2P-1, 2Q-1, heads] of zeros."""
+    """Puts [(2p-1)(2q-1), heads], for a window (p, q), in the middle of a zero table [2P-1, 2Q-1, heads]."""
     margins = [(whole - side,) * 2 for whole, side in zip(full, window, strict=True)]
     sides = [2 * side - 1 for side in window]
     middle = tuple(slice(margin, margin + side) for (margin, _), side in zip(margins, sides, strict=True))
@@ -94,9 +94,9 @@ def _middle_of(full: Pair, window: Pair) -> Layout:
 
 
 def pretrained_windows(sizes, windows) -> int | tuple[int, ...] | None:
-    """The field `pretrained_window` of a size a stage; 0 stands for the stage's own window."""
+    """The field `pretrained_window` from one size per stage; 0 stands for the stage's own window."""
     if not isinstance(sizes, list | tuple) or not all(type(side) is int and side >= 0 for side in sizes):
         raise ConfigError(f"the windows that Swin was pre-trained in must be a whole number a stage, and not {sizes!r}")
     own = [max(window) for window in windows]
-    sizes = tuple(size or side for size, side in zip(sizes, own, strict=False))  # transformers' default has four
+    sizes = tuple(size or side for size, side in zip(sizes, own, strict=False))  # transformers' default has four sizes
     return None if list(sizes) == own else sizes

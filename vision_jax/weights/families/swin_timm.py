@@ -1,6 +1,6 @@
-"""Swin and SwinV2 in the names of microsoft/Swin-Transformer ("official"), and in timm's, which differ little from them.
+"""Swin and SwinV2 in the names of microsoft/Swin-Transformer ("official"), and in timm's, which differ little.
 
-In timm the layer that halves the map stands at the beginning of a stage, and the head is `head.fc`.
+In timm the layer that halves the map is at the start of a stage, and the head is `head.fc`.
 """
 
 import math
@@ -39,7 +39,7 @@ from vision_jax.weights.families.vit_timm import BLOCKS, preprocessing_for, prep
 from vision_jax.weights.mapping import TORCH, Names
 
 _BUFFERS = "(relative_position_index|relative_coords_table|attn_mask|k_bias)$"
-# Of timm's architectures: window, or from which it was fine-tuned to which, and likewise the image size.
+# In timm's architecture names: the window, or from which to which it was fine-tuned, and likewise the image size.
 _SIZES = re.compile(r"_window(?:(\d+)to)?(\d+)_(?:(\d+)to)?(\d+)$")
 
 
@@ -64,19 +64,19 @@ def names_timm(version: int) -> Names:
 
 
 def with_tables(names: Names, model: Swin, image_size: Pair) -> Names:
-    """`names` of a file with tables for the maps of that image size."""
+    """The `names` for a file with tables for the maps of `image_size`."""
     return names._replace(layouts=table_layouts(model, [window for window, _ in fitted_windows(model, image_size)]))
 
 
 def names_of(model: Swin, image_size: Pair) -> Names:
-    """As timm writes them."""
+    """Names as timm writes them."""
     return with_tables(names_timm(model.version), model, image_size)
 
 
 def describe_timm(config: Mapping | None, tensors: Mapping, given: Mapping | None = None) -> Description:
     """timm's SwinTransformer and SwinTransformerV2: config.json of a hub folder, or None for a bare file.
 
-    A bare file of V2 does not show its window, nor from which `pretrained_window` it was fine-tuned.
+    A bare V2 file does not show its window, nor the `pretrained_window` from which it was fine-tuned.
     """
     config, given = config or {}, dict(given or {})
     args, source = section(config, "model_args"), section(config, "pretrained_cfg")
@@ -108,7 +108,7 @@ def describe_timm(config: Mapping | None, tensors: Mapping, given: Mapping | Non
 
 
 def describe_official(config: None, tensors: Mapping, given: Mapping | None = None) -> Description:
-    """microsoft/Swin-Transformer's .pth: V1's window is that of its tables, V2's that of its coordinates."""
+    """microsoft/Swin-Transformer's .pth: V1's window is read from its tables, V2's from its coordinates."""
     shapes, fields = _read_fields(tensors, names_official)
     given, stages = dict(given or {}), range(len(fields["depths"]))
     coordinates = [tensors.get(f"layers.{s}.blocks.0.attn.relative_coords_table") for s in stages]
@@ -136,7 +136,7 @@ def _read_fields(
 def _described(
     fields: dict, windows: list[Pair] | None, given: dict, shapes: Shapes, preprocessing: dict
 ) -> Description:
-    """windows: those of the stages as far as the file shows them, smaller where they shrank to their maps."""
+    """windows: the stages' windows if the file shows them, smaller where they shrank to their maps."""
     size, depth = given.pop("image_size", None), len(fields["depths"])
     if "window" not in given:
         if windows is None:
@@ -165,7 +165,7 @@ def _described(
 
 
 def _said_by_name(architecture: str) -> dict[str, Any]:
-    """What the names of timm's architectures say, such as swinv2_base_window12to16_192to256."""
+    """What the name of a timm architecture says, such as swinv2_base_window12to16_192to256."""
     if (match := _SIZES.search(architecture)) is None:
         return {}
     before, window, _, size = (number and int(number) for number in match.groups())
@@ -174,12 +174,12 @@ def _said_by_name(architecture: str) -> dict[str, Any]:
 
 
 def _rows(shapes: Shapes, stage: int) -> int:
-    """Of a stage's table."""
+    """The number of rows of a stage's table."""
     return shapes.of(f"stages_{stage}/blocks_0/attn/{TABLE}", 2)[0]
 
 
 def _tables_windows(shapes: Shapes, fields: Mapping) -> list[Pair]:
-    """V1's windows as its tables have them, if those are square."""
+    """V1's windows, from its tables. Raises LeftOpen if they are not square."""
     windows = []
     for s in range(len(fields["depths"])):
         rows = _rows(shapes, s)
@@ -191,7 +191,7 @@ def _tables_windows(shapes: Shapes, fields: Mapping) -> list[Pair]:
 
 
 def _expand(window: Any, fields: Mapping) -> list[Pair] | None:
-    """A window for each stage, of timm's one, (height, width), or one or two numbers for each stage."""
+    """A window per stage, from timm's single number, (height, width), or one or two numbers per stage."""
     depth = len(fields["depths"])
     if window is None or isinstance(window, int) or (len(window) == 2 and isinstance(window[0], int)):
         return window and [pair(window)] * depth
@@ -199,14 +199,14 @@ def _expand(window: Any, fields: Mapping) -> list[Pair] | None:
 
 
 def _pretrained_side(coordinates) -> int:
-    """The window whose offsets V2 learned, of its coordinates: sign(c) log2(1 + |c|) / 3 of c = 8 offset / (side - 1)."""
+    """The window that V2 learned in, from its coordinates: sign(c) log2(1 + |c|) / 3 with c = 8 offset / (side - 1)."""
     side = (coordinates.shape[1] + 1) // 2
     last = 2 ** (3 * abs(float(np.asarray(coordinates.read()).flat[0]))) - 1
     return 1 if side == 1 else round(8 * (side - 1) / last) + 1
 
 
 def _image_size(tensors: Mapping, windows: list[Pair], model: Swin) -> Pair:
-    """Of masks, which count windows; else the one whose maps made the windows shrink, or become one window at last."""
+    """From masks, which count windows; else the size whose maps shrank the windows, or fit one window in the last stage."""
     side, stage = max(windows[-1]), len(windows) - 1
     for s, window in reversed(list(enumerate(windows))):
         if window != as_pair(model.window):
@@ -221,7 +221,7 @@ def _image_size(tensors: Mapping, windows: list[Pair], model: Swin) -> Pair:
 def config_timm(model: Swin, image_size: Pair, preprocessing: Mapping | None = None) -> dict[str, Any]:
     """config.json of a folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` loads.
 
-    Raises ConfigError where timm would give other outputs for images of `image_size` (height, width).
+    Raises ConfigError if timm would give different outputs for images of `image_size` (height, width).
     """
     refuse(model, "timm's Swin", features_only=(False,), act=("gelu",), norm_eps=(NORM_EPS,))
     fitted, maps = fitted_windows(model, image_size), stage_maps(model, image_size)

@@ -1,4 +1,4 @@
-"""ViT in transformers (model_type "vit"); timm's and Google's formats stand beside, in vit_timm and vit_google."""
+"""ViT in transformers (model_type "vit"); timm's and Google's formats are in vit_timm and vit_google."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +23,7 @@ from vision_jax.weights.families.transformers import (
 )
 from vision_jax.weights.mapping import TORCH, Names
 
-# Those of ViTConfig that ViTMAEConfig has, too.
+# The keys that ViTConfig and ViTMAEConfig share.
 ENCODER = {
     "patch_size": Key("patch_size", 16, patch),
     "width": Key("hidden_size", 768),
@@ -41,8 +41,8 @@ def names_transformers(
 ) -> Names:
     """Names of the encoder that ViT and MAE share, and of MAE's decoder.
 
-    prefix: of the encoder's names, where it is part of a model with a head or decoder. is_recent: see `block_names`.
-    decoder: what holds the decoder's blocks.
+    prefix: of the encoder's names, if it is part of a model with a head or decoder. is_recent: see `block_names`.
+    decoder: the prefix of the decoder's blocks.
     """
     blocks = f"{prefix}layers/" if is_recent else f"{prefix}encoder/layer/"
     rules = (
@@ -63,15 +63,15 @@ def names_transformers(
 
 
 def names_of(model: ViT, image_size: tuple[int, int]) -> Names:
-    """As ViTForImageClassification has them, as ViTModel without classes."""
+    """Names as in ViTForImageClassification, or without classes as in ViTModel."""
     return names_transformers("vit/" if model.num_classes else "")
 
 
 def names_in(tensors: Mapping) -> Names:
-    """`names_transformers` of a file."""
+    """The `names_transformers` that fit a file."""
     prefix = "vit/" if any(name.startswith("vit.") for name in tensors) else ""
     start = f"{prefix}layers/".replace("/", ".")
-    # transformers 5 writes the decoder's layers under a name that its own renaming of the encoder's has spoilt.
+    # transformers 5 renames the encoder's layers, and so spoils the name under which it writes the decoder's.
     is_spoilt = any(name.startswith("decoder.decoder_encoder.layer.") for name in tensors)
     decoder = "decoder_encoder/layer/" if is_spoilt else "decoder_layers/"
     query = f"decoder/{decoder}0/attention/q_proj/weight".replace("/", ".")
@@ -79,9 +79,9 @@ def names_in(tensors: Mapping) -> Names:
 
 
 def describe_transformers(config: Mapping | None, tensors: Mapping, given: Mapping | None = None) -> Description:
-    """ViTForImageClassification, or ViTModel: its features are the pooler's output, where the file has a pooler.
+    """ViTForImageClassification, or ViTModel: its features are the pooler's output, if the file has a pooler.
 
-    representation_size=None among the `given` leaves the pooler out, so that the class token is the feature.
+    representation_size=None in `given` leaves the pooler out, so that the class token is the feature.
     """
     fields, given, names = read_keys(config, KEYS), dict(given or {}), names_in(tensors)
     shapes = Shapes(tensors, names)
@@ -98,9 +98,9 @@ def describe_transformers(config: Mapping | None, tensors: Mapping, given: Mappi
 
 
 def config_transformers(model: ViT, image_size: tuple[int, int]) -> dict[str, Any]:
-    """config.json of ViTForImageClassification, or of ViTModel without classes.
+    """config.json of ViTForImageClassification, or without classes of ViTModel.
 
-    Raises ConfigError naming the field of a model that transformers' ViT cannot be.
+    Raises ConfigError naming the model's field that transformers' ViT does not support.
     """
     refuse(
         model,
@@ -130,7 +130,7 @@ def constants_transformers(model: ViT, image_size: tuple[int, int]) -> dict[str,
 
 
 def fixed_positions(model: ViT, image_size: tuple[int, int], name: str) -> dict[str, np.ndarray]:
-    """By the name of their tensor; none where the positions are learned, or there are none."""
+    """{tensor name: fixed positions}; empty if the positions are learned, or there are none."""
     if "sincos2d" not in model.posemb or model.posemb.startswith("learn"):
         return {}
     kind = "big_vision" if model.posemb.endswith("_bv") else "mae"

@@ -1,7 +1,7 @@
 """ViT in Google's .npz: vision_transformer's from 2020 on, and big_vision's.
 
-Names follow Flax's automatic ones, which changed: numbers counted over all of a block's modules, then over those of a
-class. Positions have had three places, and layers may be stacked along a leading axis.
+Names follow Flax's automatic ones, which changed: numbers first counted all of a block's modules, later those of one
+class. Positions have been kept in three places, and layers may be stacked along a leading axis.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from vision_jax.weights.mapping import LAYOUTS, NOTHING, Layout, Names
 _BLOCK = "Transformer/encoderblock"
 _POSITIONS = ("Transformer/posembed_input/pos_embedding", "Transformer/pos_embedding", "pos_embedding")
 _BESIDE = r"(txt|t|b)(/|$)"  # the other tower of an image-text model, and its temperature and bias
-# Where a file keeps the model, and a pattern of what lies beside it: the optimizer's numbers, the other tower's.
+# Where a file keeps the model, and a pattern of what is next to it: the optimizer's numbers, the other tower's.
 _PREFIXES = {
     "": NOTHING,
     "opt/target/": "^(?!opt/target/)",
@@ -25,7 +25,7 @@ _PREFIXES = {
 
 
 def describe_official(config: Mapping | None, tensors: Mapping, given: Mapping | None = None) -> Description:
-    """A .npz of vision_transformer or big_vision; of a two-tower model of big_vision, the image tower. No config."""
+    """A .npz of vision_transformer or big_vision (the image tower of a two-tower model). No config."""
     given, prefix = dict(given or {}), next((p for p in _PREFIXES if f"{p}embedding/kernel" in tensors), None)
     if prefix is None:
         raise ConfigError("the file has no 'embedding/kernel', as every ViT of Google has")
@@ -71,9 +71,9 @@ def _rules(tensors: Mapping, prefix: str, is_stacked: bool) -> tuple:
 
 
 def _layouts(heads: int, is_stacked: bool) -> tuple[tuple[str, str | Layout], ...]:
-    """Theirs have axes of their own for heads: kernels (D, h, d), biases (h, d), and (h, d, D) of `out`.
+    """Google's layouts have a separate axis for heads: kernels (D, h, d), biases (h, d), and (h, d, D) for `out`.
 
-    Group norms' scales and biases may be (C,) or (1, 1, 1, C).
+    Scales and biases of group norms may be (C,) or (1, 1, 1, C).
     """
 
     def joined(axis: int) -> Layout:
@@ -85,7 +85,7 @@ def _layouts(heads: int, is_stacked: bool) -> tuple[tuple[str, str | Layout], ..
         return Layout(join, lambda x: x.reshape(*x.shape[:axis], heads, -1, *x.shape[axis + 1 :]))
 
     def stacked(layout: Layout) -> Layout:
-        """Of one layer of a tensor with all layers along a leading axis."""
+        """The layout for one layer of a tensor with all layers along a leading axis."""
         return Layout(lambda x: layout.to_ours(x[0]), lambda x: layout.to_theirs(x)[None])
 
     part = "/attn/(query|key|value)/"

@@ -1,4 +1,4 @@
-"""What shapes show of a ViT, whatever its format."""
+"""What shapes show about a ViT, whatever its format."""
 
 import itertools
 import math
@@ -25,7 +25,7 @@ def encoder_fields(shapes: Shapes, root: str = "") -> dict[str, Any]:
 
 
 def classifier_fields(shapes: Shapes) -> dict[str, Any]:
-    """Those of a ViT that stands alone, which may be a hybrid."""
+    """Fields of a stand-alone ViT, which may be a hybrid."""
     return {
         **encoder_fields(shapes),
         "num_classes": shapes.outputs("head") or 0,
@@ -39,9 +39,9 @@ def classifier_fields(shapes: Shapes) -> dict[str, Any]:
 def read_positions(
     shapes: Shapes, fields: dict[str, Any], given: dict, sizes: Iterable[tuple[int, int]], fixed: Mapping[str, Any]
 ) -> tuple[int, int]:
-    """The image size, of `given` (where it is taken out), of `sizes` or square; `fields` gain what positions show.
+    """The image size, from `given` (and removed there), from `sizes`, or square; `fields` gain what positions show.
 
-    fixed: what they gain where the file has none.
+    fixed: what they gain if the file has no positions.
     """
     size, prefix = given.pop("image_size", None), int(fields["cls_token"]) + fields["num_registers"]
     sizes = list(sizes) if size is None else [pair(size)]
@@ -77,15 +77,15 @@ def fit_positions(
     sizes: Iterable[tuple[int, int]] = (),
     is_certain: bool = False,
 ) -> tuple[tuple[int, int], int]:
-    """The image size that a table of so many positions is for, and how many of them stand before the patches.
+    """The image size that a table of `rows` positions is for, and how many of them come before the patches.
 
     Args:
-        prefixes: numbers that there may be, the likeliest first.
-        sizes: image sizes (height, width) to try; a square, if none fits.
-        is_certain: one of `sizes` must fit.
+        prefixes: possible numbers of positions before the patches, likeliest first.
+        sizes: image sizes (height, width) to try; a square if none fits.
+        is_certain: whether one of `sizes` must fit.
 
     Raises:
-        ConfigError: none does, or the positions are no square.
+        ConfigError: none fits, or the positions form no square.
     """
     for size in sizes:
         rows_of, columns = grid_of(size if stem is None else stem_size(size, stem), patch)

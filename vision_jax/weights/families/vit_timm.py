@@ -1,8 +1,8 @@
 """ViT in timm's names, which facebookresearch's DeiT and MAE share.
 
-timm's hybrids have other epsilons in their stem than Google's, which ours are: 1e-5 in GroupNorm for 1e-6, and 1e-8 under
-the root of a standardised kernel's variance for 1e-5 beside it. The norms that follow take the second away, and features
-of standardised kernels are large beside the first: outputs differ by about as much as rounding makes them.
+The stems of timm's hybrids have other epsilons than Google's, which ours share: 1e-5 in GroupNorm rather than 1e-6, and
+for a standardised kernel 1e-8 under the root of the variance rather than 1e-5 outside it. The following norms cancel the
+second, and features of standardised kernels are large next to the first: outputs differ by about a rounding error.
 """
 
 import re
@@ -31,13 +31,13 @@ from vision_jax.weights.families.vit_shapes import classifier_fields, read_posit
 from vision_jax.weights.mapping import TORCH, Names
 
 _POOLS = {"token": "token", "avg": "gap", "map": "map", "": "none"}
-# What the names of architectures say and tensors do not; any other is a multiple of 64 wide with heads of 64.
+# Heads by width, which only the architecture's name tells; any other width is a multiple of 64, with heads 64 wide.
 _HEADS = {1152: 16, 1280: 16, 1408: 16, 1536: 16, 1664: 16}
 _TANH = re.compile(r"patch32_siglip|giantopt_\w*siglip|large_patch16_siglip_(gap_)?512|so400m_patch16_siglip")
 _HEADS_OF = {"vit_base_patch16_gap_224": 16, "test_vit": 2}
 _EPS = re.compile(r"_clip_|beit3")
 _ROOTS = ("patch_embed/backbone/stem", "patch_embed/backbone")
-# Of blocks, with query, key and value in one tensor, and of attention pooling.
+# Rules for blocks, with query, key and value in one tensor, and for attention pooling.
 BLOCKS = (
     (r"blocks_", "blocks/"),
     (r"(blocks/.*attn)/(query|key|value)", r"\1/qkv"),
@@ -61,7 +61,7 @@ _STEM = (
 def names_timm(root: str = _ROOTS[0], has_probe: bool = False) -> Names:
     """Names of ViT, and of MAE's decoder as facebookresearch has them.
 
-    root: what holds the beginning of a hybrid's stem. has_probe: MAE's linear probe stands for the head.
+    root: the prefix of the start of a hybrid's stem. has_probe: the head is MAE's linear probe.
     """
     rules = (
         (r"^patch_embed", "patch_embed/proj"),
@@ -80,12 +80,12 @@ def names_timm(root: str = _ROOTS[0], has_probe: bool = False) -> Names:
 
 
 def names_of(model: ViT, image_size: tuple[int, int]) -> Names:
-    """timm keeps the root of a stem in `stem` where stages follow it."""
+    """Names as timm writes them; it keeps the root of a stem in `stem` if stages follow it."""
     return names_timm(_ROOTS[model.stem == ()], model.head_batch_norm)
 
 
 def names_in(tensors: Mapping) -> Names:
-    """`names_timm` of a file."""
+    """The `names_timm` that fit a file."""
     is_root_alone = "patch_embed.backbone.conv.weight" in tensors
     return names_timm(_ROOTS[is_root_alone], "head.0.running_mean" in tensors)
 
@@ -117,7 +117,7 @@ def describe_timm(config: Mapping | None, tensors: Mapping, given: Mapping | Non
 
 
 def read_fields(shapes: Shapes, given: dict, sizes: Iterable) -> tuple[dict[str, Any], tuple[int, int]]:
-    """Fields that names and shapes show, and the image size, of `given` (where it is taken out), of `sizes` or square."""
+    """Fields from names and shapes, and the image size, from `given` (and removed there), from `sizes`, or square."""
     if "dist_token" in shapes.tensors:
         raise ConfigError("the file has 'dist_token': a distilled DeiT has two heads, which our ViT has not")
     fields = classifier_fields(shapes)
@@ -133,7 +133,7 @@ def read_fields(shapes: Shapes, given: dict, sizes: Iterable) -> tuple[dict[str,
 
 
 def heads_of_timm(width: int) -> int:
-    """The number of heads of the published ViTs of that width. Raises ConfigError that asks for it."""
+    """The number of heads of published ViTs of that width. Raises ConfigError asking for it if the width does not tell."""
     return _HEADS.get(width) or heads_of(width, "num_heads")
 
 
@@ -145,7 +145,7 @@ def _pool_of(tensors: Mapping) -> str:
 
 def _activation_of(name: str, args: Mapping, pre_norm: bool) -> str:
     if act := args.get("act_layer"):
-        return choose("act", act, ACTIVATIONS)  # names alike
+        return choose("act", act, ACTIVATIONS)  # same names as ours
     if not name and pre_norm:
         raise LeftOpen("act", "a bare file of CLIP's image tower does not show its activation; pass act (and norm_eps)")
     if "_quickgelu_" in name:
@@ -154,7 +154,7 @@ def _activation_of(name: str, args: Mapping, pre_norm: bool) -> str:
 
 
 def preprocessing_of(source: Mapping) -> dict[str, Any]:
-    """Ours of a pretrained_cfg; {} where it does not say, or pads or crops a picture as none is here."""
+    """Our preprocessing from a pretrained_cfg; {} if it does not say, or its padding or cropping is not supported."""
     crop_mode, crop = source.get("crop_mode") or "center", source.get("crop_pct") or 0.875
     if not source.get("mean") or crop_mode not in ("center", "squash") or (crop_mode == "squash" and crop != 1.0):
         return {}
@@ -165,7 +165,7 @@ def preprocessing_of(source: Mapping) -> dict[str, Any]:
 
 
 def preprocessing_for(ours: Mapping | None) -> dict[str, Any]:
-    """What pretrained_cfg says of it."""
+    """The entries of pretrained_cfg for our preprocessing."""
     if not ours:
         return {}
     is_squashed = ours["eval_resize"] == "squash"
@@ -176,7 +176,7 @@ def preprocessing_for(ours: Mapping | None) -> dict[str, Any]:
     }
 
 
-# An architecture of timm with the same stem, or norms' epsilon; model_args say the rest.
+# A timm architecture with the same stem, or the same epsilon in its norms; model_args hold the rest.
 _STEMS = {
     (): "vit_tiny_r_s16_p8_224",
     (2, 2, 2, 2): "vit_small_r26_s32_224",
@@ -189,7 +189,7 @@ _PLAIN = {1e-6: "vit_base_patch16_224", 1e-5: "vit_base_patch16_clip_224"}
 def config_timm(model: ViT, image_size: tuple[int, int], preprocessing: Mapping | None = None) -> dict[str, Any]:
     """config.json of a folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` loads.
 
-    Raises ConfigError naming the field of a model that timm's VisionTransformer cannot be.
+    Raises ConfigError naming the model's field that timm's VisionTransformer does not support.
     """
     refuse(
         model,
