@@ -32,7 +32,7 @@ ELSEWHERE = (
     "ViT-B-32.pt",
     "openai/",
 )
-SHORT = {"train": ["--config.duration=20 steps", "--config.checkpoint.every=10 steps"]}
+SHORT = {"train": ["--config.duration=4 steps", "--config.checkpoint.every=2 steps"]}
 
 
 def blocks(language: str) -> list[str]:
