@@ -158,7 +158,7 @@ def test_sharded_over_the_processes(alone, tmp_path, mesh):
     said = finish(start(tmp_path, "--mode=eval", processes=2))
     top1 = json.loads((tmp_path / "summary.json").read_text())["classification/top1"]
     assert f"classification/top1 {top1:.5g}" in said[0][0] and "classification/top1" not in said[1][0]
-    assert "complete" in train(tmp_path, *VIT, *mesh, processes=2)[0][0]
+    assert "finished     " in train(tmp_path, *VIT, *mesh, processes=2)[0][0]
 
 
 @pytest.mark.slow
