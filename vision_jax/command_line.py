@@ -24,7 +24,7 @@ from vision_jax.models.registry import check_name
 from vision_jax.schema import CHOOSE, OF_SOURCE
 from vision_jax.signals import heard
 from vision_jax.synonyms import argument_hint
-from vision_jax.values import plain, shown, text
+from vision_jax.values import shown, text
 
 MESSAGE = 1000  # the number of characters of an error that are printed
 
@@ -212,36 +212,6 @@ def load_config(spec: str) -> Section:
     return config
 
 
-def add_source_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `vj.load_pretrained` other than the source; see `source_arguments`."""
-    parser.add_argument("--image_size", help="pixels a side, or HEIGHTxWIDTH (default: the model's)")
-    parser.add_argument("--revision", help="branch, tag or commit of a model of the hub")
-    parser.add_argument("--checkpoint", default="last", help="of a work folder: last, best or a step (default: last)")
-    of_file = "what a bare file does not say of itself, such as text_act=quick_gelu or image_size=(224,288)"
-    for option, meaning in {"--set": "a field of the model, such as pool=gap", "--file": of_file}.items():
-        parser.add_argument(option, action="append", default=[], metavar="FIELD=VALUE", help=meaning)
-
-
-def source_arguments(args: argparse.Namespace, source: str) -> dict[str, typing.Any]:
-    """Keyword arguments for `vj.load_pretrained`. Raises ConfigError naming one that cannot be read, or if `source` or its
-    checkpoint does not exist: what a user may have got wrong is checked before jax is imported.
-    """
-    from vision_jax.weights.hub import local_path
-    from vision_jax.weights.work_folder import is_work_folder, locate
-
-    size = None
-    if args.image_size:
-        sides = args.image_size.split("x")
-        if len(sides) > 2 or not all(re.fullmatch("[1-9][0-9]{0,5}", side) for side in sides):
-            raise ConfigError(f"--image_size takes pixels a side or HEIGHTxWIDTH, got {shown(args.image_size)}")
-        size = tuple(map(int, sides)) if len(sides) == 2 else int(sides[0])
-    check_checkpoint(args.checkpoint)
-    if (path := local_path(source)) and is_work_folder(path):
-        locate(path, args.checkpoint)
-    fields, file = (_fields(option, getattr(args, option)) for option in ("set", "file"))
-    return {"image_size": size, "revision": args.revision, "checkpoint": args.checkpoint, "file": file, **fields}
-
-
 def check_checkpoint(name: str, takes_folder: bool = False) -> None:
     """Raises ConfigError if no run can have this `--checkpoint`."""
     if name not in ("last", "best") and not name.isdecimal() and not (takes_folder and os.path.exists(name)):
@@ -249,16 +219,6 @@ def check_checkpoint(name: str, takes_folder: bool = False) -> None:
         close = nearest(name, ("last", "best"))
         hint = f"; did you mean '{close}'?" if close else ""
         raise ConfigError(f"--checkpoint takes {kinds}, got {shown(name)}{hint}")
-
-
-def _fields(option: str, words: list[str]) -> dict[str, typing.Any]:
-    fields = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals or not name.isidentifier():
-            raise ConfigError(f"--{option} takes FIELD=VALUE, got {shown(word)}")
-        fields[name] = plain(f"--{option}={name}", _value(value, None))
-    return fields
 
 
 def apply_overrides(argv: list[str], config: Section, known: Sequence[str] = ()) -> None:
@@ -285,7 +245,7 @@ def parse_overrides(argv: list[str], config: Section, known: Sequence[str] = ())
         if not equals:
             text = words.pop(0) if words and not words[0].startswith("--") else "True"
         key = key.removeprefix("--config.")
-        overrides.append((key, _value(text, _type_of(key, config))))
+        overrides.append((key, read_value(text, _type_of(key, config))))
     return overrides
 
 
@@ -301,7 +261,8 @@ def _type_of(key: str, config: Section):
     return section.leaf_type(leaf)
 
 
-def _value(text: str, kind):
+def read_value(text: str, kind):
+    """The value that an argument's text stands for, where a `kind` of value or any (None) is wanted."""
     kinds = typing.get_args(kind) or (kind,)
     if kinds == (str,):
         return text

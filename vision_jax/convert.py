@@ -11,9 +11,10 @@ are converted, too, if the source has them.
 import pathlib
 import shutil
 
-from vision_jax.command_line import Parser, add_source_arguments, report_errors, source_arguments
+from vision_jax.command_line import Parser, report_errors
 from vision_jax.errors import ConfigError
 from vision_jax.files import user_path
+from vision_jax.source_arguments import add_source_arguments, source_arguments
 from vision_jax.weights.formats import check_format
 
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")

@@ -22,11 +22,12 @@ import numpy as np
 from tqdm import tqdm
 
 from vision_jax.answers import answering_of, features, likeliest
-from vision_jax.command_line import Parser, add_source_arguments, report_errors, source_arguments
+from vision_jax.command_line import Parser, report_errors
 from vision_jax.data.sources.pictures import Pictures
 from vision_jax.errors import ConfigError
 from vision_jax.files import printable, user_path
 from vision_jax.sheets import Sheets
+from vision_jax.source_arguments import add_source_arguments, source_arguments
 
 THREADS = 4  # for reading and decoding pictures
 

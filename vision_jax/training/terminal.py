@@ -118,7 +118,7 @@ def number(value: float | None) -> str:
         return "not finite"
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:,.4g}"
 
 
 def duration(seconds: float) -> str:
