@@ -54,6 +54,7 @@ def test_every_row_is_as_promised(scratch, name):
     assert rows and [(row.done, row.wrong) for row in rows if row.wrong] == []
 
 
+@pytest.mark.slow
 def test_the_harness_tells_other_bits_metrics_and_leftovers(scratch):
     """A harness that sees nothing would find nothing wrong."""
     quiet, other = scratch.quiet(*SHORT), scratch.folder("other")

@@ -104,9 +104,8 @@ def test_hostile_files_end_in_one_line(name, tmp_path):
 @pytest.mark.parametrize("name", ["thin: 30,000 x 1", "TIFF of tiles of 60,000 x 30,000", "TIFF, damaged"])
 def test_hostile_files_take_little_memory_and_print_nothing(name, tmp_path):
     kind, make = hostile.CASES[name]
-    _, peak, said = hostile.measure(kind, str(make(tmp_path)))
-    _, base, _ = hostile.measure(kind, "")
-    assert said.startswith("OK" if name in READ else "BrokenImage") and 0 < base < peak < base + 200
+    _, above, said = hostile.measure(kind, str(make(tmp_path)))
+    assert said.startswith("OK" if name in READ else "BrokenImage") and 0 < above < 200
 
 
 @pytest.mark.parametrize("name", picture_mutations.KINDS)

@@ -113,7 +113,8 @@ def test_a_batch_without_a_valid_example_changes_nothing_and_is_counted():
     assert (int(after.step), int(metrics["skipped"]), int(metrics["skipped_in_row"])) == (2, 2, 2)
 
 
-@pytest.mark.parametrize("remat", [pytest.param("none", marks=pytest.mark.slow), "full"])
+@pytest.mark.slow
+@pytest.mark.parametrize("remat", ["none", "full"])
 def test_a_locked_resnet_of_a_clip_gives_what_evaluation_gives(remat):
     c = base_config()
     c.task, c.data.templates, c.data.context_length, c.data.image_size = "contrastive", ("{}",), 8, 16

@@ -41,7 +41,9 @@ def losses(mesh, sigmoid):
     return state, [float(values["loss"]) for values in metrics]
 
 
-@pytest.mark.parametrize(("mesh", "sigmoid"), [("data", False), ("fsdp", False), ("mixed", True)])
+@pytest.mark.parametrize(
+    ("mesh", "sigmoid"), [pytest.param("data", False, marks=pytest.mark.slow), ("fsdp", False), ("mixed", True)]
+)
 def test_meshes_give_the_same_losses(mesh, sigmoid):
     state, got = losses(mesh, sigmoid)
     expected = losses("one device", sigmoid)[1]

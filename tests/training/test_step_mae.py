@@ -34,7 +34,7 @@ def losses(mesh):
     return state, [float(values["loss"]) for values in metrics]
 
 
-@pytest.mark.parametrize("mesh", ["data", "fsdp", "mixed"])
+@pytest.mark.parametrize("mesh", [pytest.param("data", marks=pytest.mark.slow), "fsdp", "mixed"])
 def test_meshes_give_the_same_losses(mesh):
     state, got = losses(mesh)
     expected = losses("one device")[1]

@@ -33,7 +33,9 @@ def losses(mesh, version):
     return state, [float(values["loss"]) for values in metrics]
 
 
-@pytest.mark.parametrize(("mesh", "version"), [("data", 1), ("fsdp", 1), ("mixed", 1)])
+@pytest.mark.parametrize(
+    ("mesh", "version"), [pytest.param("data", 1, marks=pytest.mark.slow), ("fsdp", 1), ("mixed", 1)]
+)
 def test_meshes_give_the_same_losses(mesh, version):
     state, got = losses(mesh, version)
     expected = losses("one device", version)[1]
