@@ -80,7 +80,7 @@ def test_every_command_is_one(folder, monkeypatch):
 
 
 @pytest.mark.slow
-def test_commands_run(folder):
+def test_commands_and_programs_run(folder, monkeypatch):
     """In README's order, each in the folder that the ones before it have left."""
     environment = {**os.environ, "PYTHONPATH": str(REPO)}
     first = "vision-jax train --config=vit_digits --workdir=runs/vit_digits"  # of the two commands
@@ -103,10 +103,6 @@ def test_commands_run(folder):
     whole, killed = (folder / "runs" / name / "metrics.jsonl" for name in ("whole", "killed"))
     losses = [[json.loads(row).get("train/loss") for row in path.read_text().splitlines()] for path in (whole, killed)]
     assert losses[0] == losses[1]
-
-
-@pytest.mark.slow
-def test_programs_run(folder, monkeypatch):
     monkeypatch.chdir(folder)
     for block in blocks("python"):
         if "mine" in block and "c.model" in block:  # a config of parts of one's own: experiments/extending
