@@ -12,6 +12,7 @@ processes, on a TPU pod, under Slurm or Open MPI, or with `--coordinator=HOST:PO
 one run: see experiments/launch.
 """
 
+import pathlib
 import re
 import sys
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ from vision_jax.errors import ConfigError
 from vision_jax.key_help import Help
 from vision_jax.schema import REQUIRED
 from vision_jax.training.accepting import check_accept
+from vision_jax.training.processes import count_of, explicit_processes
 from vision_jax.values import shown
 from vision_jax.weights.hub import local_path
 from vision_jax.weights.work_folder import local_folder, read_run_config
@@ -74,24 +76,31 @@ def parse(argv: list[str], modes: Sequence[str] = ("train", "eval")):
         config = read_run_config(workdir)
         apply_overrides(overrides, config, known)
     check_accept(args.accept, config)
+    return args, config, workdir
+
+
+def check_places(config, workdir: pathlib.Path, mode: str) -> None:
+    """Raises ConfigError for data, or weights to start from, that are not there."""
     # A run that goes on needs its source no more.
-    if args.mode == "train" and config.init_from not in ("", REQUIRED) and not (workdir / "config.json").exists():
+    if mode == "train" and config.init_from not in ("", REQUIRED) and not (workdir / "config.json").exists():
         local_path(re.sub("^(image|text)=", "", config.init_from))
-    for spec in (config.data.train, config.data.eval) if args.mode == "train" else (config.data.eval,):
+    for spec in (config.data.train, config.data.eval) if mode == "train" else (config.data.eval,):
         if spec:
             check_spec(spec)
-    return args, config, workdir
 
 
 def run(argv: list[str], modes: Sequence[str] = ("train", "eval")) -> None:
     """Does what the command line asks for: the first of the `modes` unless it names another of them."""
     args, config, workdir = parse(argv, modes)
-    # The command line is checked before anything heavy is imported.
-    from vision_jax.training.distributed import explicit_processes, several_processes
+    processes = explicit_processes(args.coordinator, args.process_id, args.num_processes)
+    is_alone = count_of(processes) == 1
+    if is_alone:  # what the user may have got wrong is told before anything heavy is imported
+        check_places(config, workdir, args.mode)
+    from vision_jax.training.distributed import several_processes
 
-    with several_processes(
-        explicit_processes(args.coordinator, args.process_id, args.num_processes), args.process_timeout
-    ):
+    with several_processes(processes, args.process_timeout):
+        if not is_alone:  # where one of them lacks a file, all end
+            check_places(config, workdir, args.mode)
         from vision_jax.training import loop
 
         if args.mode == "train":

@@ -9,16 +9,16 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from vision_jax import main
 from vision_jax.errors import ConfigError
-from vision_jax.training import distributed
-from vision_jax.training.distributed import Processes, announced_count, explicit_processes
+from vision_jax.training import distributed, processes
+from vision_jax.training.processes import Processes, announced_count, explicit_processes
 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_PROCID": "3", "SLURM_LOCALID": "1"}
 
 
 @pytest.fixture
 def libtpu(monkeypatch):
-    monkeypatch.setattr(distributed.importlib.util, "find_spec", lambda name: name == "libtpu")
-    monkeypatch.setattr(distributed, "_hosts_of_tpu_vm", lambda environ: "10.0.0.1,10.0.0.2,10.0.0.3")
+    monkeypatch.setattr(processes.importlib.util, "find_spec", lambda name: name == "libtpu")
+    monkeypatch.setattr(processes, "_hosts_of_tpu_vm", lambda environ: "10.0.0.1,10.0.0.2,10.0.0.3")
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def libtpu(monkeypatch):
     ],
 )
 def test_what_launchers_announce(environ, count, monkeypatch):
-    monkeypatch.setattr(distributed.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(processes.importlib.util, "find_spec", lambda name: None)
     assert announced_count(environ) == count
 
 
