@@ -147,7 +147,7 @@ def test_the_page(folder, monkeypatch, tmp_path):
     assert not page.open and "script" not in page.tags and "i" not in page.tags
     assert page.loaded and all(source.startswith("data:image/") for source in page.loaded)
     assert "&lt;i&gt;one" in text and f"{TOP1:.2%} are right" in text
-    assert {"batch_size", "64", "32", "7"} <= set(page.cells) and any(cell in ("1234", "1235") for cell in page.cells)
+    assert {"batch_size", "64", "32", "7"} <= set(page.cells) and any(cell in ("1,234", "1,235") for cell in page.cells)
     assert "reconstruction, step 10" in text and text.count("taken for") >= 24
 
     run(monkeypatch, report, folder / "two", f"--out={tmp_path / 'two.html'}")
