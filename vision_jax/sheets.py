@@ -11,12 +11,8 @@ from vision_jax.errors import ConfigError
 from vision_jax.files import printable
 
 COLUMNS, ROWS = 4, 5  # per sheet
-SIDE, LINE, LINES, GAP = (
-    220,
-    22,
-    5,
-    16,
-)  # side of a picture and height of a line of text below it, in pixels; number of lines; gap in pixels
+SIDE, LINE, GAP = 220, 22, 16  # pixels: a picture's side, a line of text below it, the gap between cells
+LINES = 5  # of answers
 TEXT, FAINT, BAR, GROUND = "#1a1a1a", "#6b6b6b", "#bcdcf2", "#f1f1f1"
 
 

@@ -17,13 +17,12 @@ from vision_jax.evaluation.evaluation import Evaluation
 from vision_jax.evaluation.examples import every_row
 from vision_jax.evaluation.of_task import ClassificationEvaluator
 from vision_jax.evaluation.picture_grid import enlarged
-from vision_jax.models.stacking import path_name
 from vision_jax.tasks import make_task
 from vision_jax.tasks.classification import Classification
-from vision_jax.training.checkpoints import check_structure
+from vision_jax.training.checkpoints import read_variables
 from vision_jax.training.partitioning import make_mesh, replicated
 from vision_jax.training.setup import init_variables, process_settings
-from vision_jax.weights.work_folder import learned_labels, load_variables, locate, read_run_config
+from vision_jax.weights.work_folder import learned_labels, locate, read_run_config
 
 ROWS = 256  # examples per batch, on whatever machine writes the report
 SIDE = 160  # longest side of a shown picture in pixels, unless it has to be enlarged
@@ -69,9 +68,8 @@ def classify(workdir: pathlib.Path, checkpoint: str, most: int) -> Answers | Non
         evaluator = ClassificationEvaluator(Evaluation(name, spec, task, config, mesh))
         rows = every_row(functools.partial(_answer, task), mesh)
         batches = evaluator.at.batches(evaluator.source, evaluator.reader)
-        variables = load_variables(folder, replicated(mesh))
-        saved = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
-        check_structure(str(folder), saved, jax.eval_shape(lambda: init_variables(config, task)))
+        expected = jax.eval_shape(lambda: init_variables(config, task))
+        variables = read_variables(folder, expected, replicated(mesh))
         parts = list(rows(variables, batches))
     ids, labels, taken, sure, right = map(np.concatenate, zip(*parts, strict=True))
     if not len(ids):

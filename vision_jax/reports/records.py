@@ -15,6 +15,7 @@ from vision_jax.config import Section, leaves
 from vision_jax.errors import ConfigError
 from vision_jax.files import printable, read_object
 from vision_jax.training.lock import owner
+from vision_jax.training.reporting import is_told
 from vision_jax.weights.work_folder import (
     checkpoint_steps,
     local_folder,
@@ -109,8 +110,7 @@ class Record:
     @property
     def metrics(self) -> list[str]:
         """Names of the metrics of quality, the deciding one first: losses and evaluation metrics."""
-        names = [name for name in self.history if name == "train/loss" or not name.startswith("train/")]
-        names = [name for name in names if not name.endswith("/examples")]
+        names = filter(is_told, self.history)
         return sorted(names, key=lambda name: (name != self.config.checkpoint.best, name == "train/loss"))
 
     def last(self, metric: str) -> float | None:

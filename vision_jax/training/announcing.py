@@ -53,7 +53,7 @@ def opening(start: Start, workdir: pathlib.Path, step: int, verbose: bool = Fals
         ("evaluation", _evaluation(config, start.evaluators)),
         ("training", f"{derived['steps']['duration']:,} steps of {config.batch_size}, {epochs:.3g} epochs"),
         ("devices", f"{devices.size} x {devices.flat[0].device_kind}" + (f", mesh {mesh}" if mesh else "")),
-        *([("start from", config.init_from)] if config.init_from else []),
+        ("start from", config.init_from),
         ("from there", _listed([f"{key}={_text(value)}" for key, value in start.taken.items()], MOST_TAKEN)),
         ("changed", _changed(config, start.taken)),
         ("work folder", str(workdir)),
@@ -145,19 +145,18 @@ def _best(best: Mapping[str, Any] | None) -> str:
 
 
 def _is_metric(name: str, value: Any) -> bool:
-    is_number = value is None or isinstance(value, int | float)
-    return "/" in name and is_number and (is_told(name, value) or name == "train/loss")
+    return "/" in name and is_told(name) and (value is None or isinstance(value, int | float))
 
 
 def _next(workdir: pathlib.Path, task, has_best: bool) -> str:
     checkpoint = " --checkpoint=best" if has_best else ""
     folder = shlex.quote(str(workdir))
     if "reconstruction" in task.evaluations:
-        return f"{command('visualize')} --workdir={folder}{checkpoint}"
-    return f"{command('predict')} --model={folder}{checkpoint} PICTURES..."
+        return f"{_command('visualize')} --workdir={folder}{checkpoint}"
+    return f"{_command('predict')} --model={folder}{checkpoint} PICTURES..."
 
 
-def command(name: str) -> str:
+def _command(name: str) -> str:
     """How to run a command of the package in the way this process was started: by `vision-jax` or by Python."""
     started = pathlib.Path(sys.argv[0])
     if started.name == "vision-jax":

@@ -22,7 +22,14 @@ from vision_jax.errors import ConfigError, RunError, Stopped
 from vision_jax.models.stacking import path_name
 from vision_jax.training.distributed import any_process, from_first, wait_for_all
 from vision_jax.training.orbax_noise import settle, without_orbax_noise
-from vision_jax.weights.work_folder import DamagedCheckpoint, checkpoint_steps, checksums, first_line, waiting_for_none
+from vision_jax.weights.work_folder import (
+    DamagedCheckpoint,
+    checkpoint_steps,
+    checksums,
+    first_line,
+    load_variables,
+    waiting_for_none,
+)
 
 log = logging.getLogger(__name__)
 BESIDE = "beside"  # the entry of a checkpoint's metadata for state that is not an array
@@ -241,6 +248,14 @@ def whole_everywhere() -> Iterator[None]:
         settle()
     if any_process(problem is not None):
         raise DamagedCheckpoint(problem or "another process cannot read it")
+
+
+def read_variables(folder: pathlib.Path, expected: Any, sharding: Any) -> Any:
+    """The variables of a checkpoint that evaluation uses. Raises OtherStructure if they are not shaped as `expected`."""
+    variables = load_variables(folder, sharding)
+    saved = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
+    check_structure(str(folder), saved, expected)
+    return variables
 
 
 def check_structure(what: str, saved: dict[str, Any], abstract_state: Any) -> None:

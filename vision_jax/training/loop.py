@@ -15,10 +15,9 @@ from vision_jax.data.feed import device_batches, local_rows
 from vision_jax.data.pipeline import train_batches
 from vision_jax.errors import ConfigError, RunError, Stopped
 from vision_jax.evaluation import make_evaluators, measure
-from vision_jax.models.stacking import path_name
 from vision_jax.tasks import make_task
 from vision_jax.training.announcing import closing, opening
-from vision_jax.training.checkpoints import Checkpoints, check_structure
+from vision_jax.training.checkpoints import Checkpoints, read_variables
 from vision_jax.training.distributed import check_shared, from_first, is_writer
 from vision_jax.training.notes import notes
 from vision_jax.training.origin import complete, recorded_origin
@@ -33,7 +32,7 @@ from vision_jax.training.stopping import StopRequest
 from vision_jax.training.targets import RunInfo, open_targets
 from vision_jax.training.terminal import Terminal
 from vision_jax.training.throughput import Spans, peak_flops
-from vision_jax.weights.work_folder import first_line, learned_labels, load_variables, local_folder, locate
+from vision_jax.weights.work_folder import first_line, learned_labels, local_folder, locate
 
 
 @with_process_settings
@@ -47,6 +46,7 @@ def train(
     name: str = "",
 ) -> dict:
     """Trains what `config` describes in `workdir`, or resumes the run there. Returns the contents of summary.json.
+
     accept: changes since the run began that are intended: keys or sections of the config, "data", "restart".
     callbacks: each is called, in process 0, after every report and evaluation with its step and numbers.
     embedded: in a notebook or a program of the caller's, which must survive a signal.
@@ -64,20 +64,17 @@ def train(
         with jax.set_mesh(setup.mesh), contextlib.closing(make_checkpoints(setup.config, workdir)) as checkpoints:
             with spans("init"):
                 state = first_state(start, workdir, checkpoints, accept, terminal)
-            done = finished(workdir, int(state.step), setup.derived["steps"]["duration"])
-            if from_first(done is not None):
-                terminal.say(closing(done or {}, workdir, setup.task, embedded))
-                return done or {}
-            terminal.say(opening(start, workdir, int(state.step), verbose))
-            for line in notes(start):
-                terminal.say(line)
-            with _reporting(setup, workdir, int(state.step), spans, callbacks, terminal) as (reporter, profiler):
-                with spans("compile"), terminal.timed("compiling the training step"):
-                    step_fn = compile_step(setup)
-                Loop(setup, step_fn, state, start.evaluators, checkpoints, reporter, profiler, stop).run()
-                summary = reporter.summary({"best": checkpoints.best_so_far(), "start": start.provenance})
-            terminal.say(closing(summary, workdir, setup.task, embedded))
-            return summary
+            summary = finished(workdir, int(state.step), setup.derived["steps"]["duration"])
+            if not from_first(summary is not None):
+                terminal.say("\n".join([opening(start, workdir, int(state.step), verbose), *notes(start)]))
+                with _reporting(setup, workdir, int(state.step), spans, callbacks, terminal) as (reporter, profiler):
+                    with spans("compile"), terminal.timed("compiling the training step"):
+                        step_fn = compile_step(setup)
+                    Loop(setup, step_fn, state, start.evaluators, checkpoints, reporter, profiler, stop).run()
+                    summary = reporter.summary({"best": checkpoints.best_so_far(), "start": start.provenance})
+            if is_writer():
+                terminal.say(closing(summary, workdir, setup.task, embedded))
+            return summary or {}
 
 
 def open_terminal(workdir: pathlib.Path) -> Terminal:
@@ -315,10 +312,8 @@ def evaluate(config, workdir: pathlib.Path, checkpoint: str = "last", told: bool
             f"nothing to evaluate: set evals.NAME.every, NAME such as {', '.join((*task.evaluations, 'task'))}"
         )
     with jax.set_mesh(mesh):
-        variables = load_variables(folder, replicated(mesh))
-        saved = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
-        check_structure(str(folder), saved, jax.eval_shape(lambda: init_variables(config, task)))
-        measured = measure(evaluators, variables)
+        expected = jax.eval_shape(lambda: init_variables(config, task))
+        measured = measure(evaluators, read_variables(folder, expected, replicated(mesh)))
     metrics = {name: value for name, value in measured.items() if not is_picture(value)}
     if told and is_writer():
         print(f"{folder}: " + ", ".join(f"{name} {value:.5g}" for name, value in metrics.items()))

@@ -143,13 +143,18 @@ class Reporter:
 
     def _means(self) -> dict[str, float]:
         """Means of the loss and the other training metrics over the last steps whose update counted."""
-        usable = [values for values in self._recent if not values["skipped_in_row"]]
-        names = [name for name in self._recent[-1] if name not in (*COUNTERS, "grad_norm")]
-        return {name: sum(values[name] for values in usable) / len(usable) if usable else math.nan for name in names}
+        means = Means()
+        for values in self._recent:
+            means.add(values)
+        return {name: value for name, value in means.take().items() if name != "grad_norm"}
 
     def evaluated(self, step: int, measured: Mapping[str, Any], is_best: bool) -> None:
         """Prints the results of evaluations."""
-        shown = [f"{name} {number(_python_number(value))}" for name, value in measured.items() if is_told(name, value)]
+        shown = [
+            f"{name} {number(_python_number(value))}"
+            for name, value in measured.items()
+            if is_told(name) and not is_picture(value)
+        ]
         what = f"evaluation at step {step:,}: {', '.join(shown) or 'done'}"
         self.terminal.say(f"{what}  (best so far, saved)" if is_best else what, "good" if is_best else "strong")
 
@@ -225,9 +230,9 @@ def is_picture(value: Any) -> bool:
     return getattr(value, "ndim", 0) == 3
 
 
-def is_told(name: str, value: Any) -> bool:
-    """Whether a metric is shown to people."""
-    return not is_picture(value) and not name.startswith("train/") and not name.endswith("/examples")
+def is_told(name: str) -> bool:
+    """Whether a metric says how good the model is: the training loss, and what evaluations measure."""
+    return name == "train/loss" or (not name.startswith("train/") and not name.endswith("/examples"))
 
 
 def _seconds_since(before: tuple[int, dict], after: tuple[int, dict]) -> float:
