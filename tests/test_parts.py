@@ -5,7 +5,7 @@ import types
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from own import Blobs, Net, Weighted, config_of
 
@@ -173,7 +173,7 @@ def fits(hint, value) -> bool:
     if isinstance(hint, types.UnionType):
         return any(fits(each, value) for each in hint.__args__)
     if not hasattr(hint, "__origin__"):
-        return type(value) is hint or (hint is float and type(value) is int)
+        return type(value) is hint or (hint is float and type(value) is int and float(value) == value)
     if type(value) is not tuple:
         return False
     kinds = hint.__args__
@@ -182,6 +182,9 @@ def fits(hint, value) -> bool:
 
 
 @given(hints, values)
+@example(float, 2**53 + 1)
+@example(float, 2**70)
+@example(tuple[float, ...], (1, 2**53 + 1))
 def test_a_value_is_taken_just_where_it_fits(hint, value):
     try:
         taken = parts.checked("it", hint, value)

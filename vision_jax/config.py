@@ -30,7 +30,7 @@ from vision_jax.errors import ConfigError, UnknownKey, did_you_mean
 from vision_jax.files import printable
 from vision_jax.schema import CHOOSE, IMPORTED, SCHEMA, Duration, Key, Part, Several
 from vision_jax.synonyms import key_hint
-from vision_jax.values import plain, shown
+from vision_jax.values import as_float, plain, shown
 
 _IDENTIFIER = re.compile(r"[A-Za-z]\w*", re.ASCII)  # for a model's field
 
@@ -220,7 +220,7 @@ def check(path: str, key: Key, value: Any) -> Any:
         return value
     types = typing.get_args(key.type) or (key.type,)
     if float in types and type(value) is int:
-        value = float(value)
+        value = as_float(f"config key '{path}'", value)
     if list in types and isinstance(value, tuple):
         types += (tuple,)
     if not any(value is None if t is None or t is type(None) else type(value) is t for t in types):

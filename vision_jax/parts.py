@@ -20,7 +20,7 @@ from typing import Any
 from vision_jax.errors import ConfigError, did_you_mean
 from vision_jax.files import printable
 from vision_jax.synonyms import field_hint
-from vision_jax.values import shown
+from vision_jax.values import as_float, shown
 
 GIVEN = "given"
 _objects: contextvars.ContextVar[dict[str, Any]] = contextvars.ContextVar("given_objects", default={})  # noqa: B039
@@ -156,7 +156,7 @@ def checked(what: str, hint: Any, value: Any) -> Any:
     hints = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     kinds = {typing.get_origin(kind) or kind: typing.get_args(kind) for kind in hints}
     if float in kinds and int not in kinds and type(value) is int:
-        value = float(value)
+        value = as_float(what, value)
     if type(value) not in kinds and not (Mapping in kinds and isinstance(value, Mapping)):
         names = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
         raise ConfigError(f"{what} must be {names}, got {type(value).__name__} {shown(value)}")

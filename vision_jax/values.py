@@ -1,5 +1,6 @@
 """What a config may hold: values that survive a round trip through JSON."""
 
+import contextlib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -38,6 +39,14 @@ def plain(what: str, value: Any, depth: int = 0) -> Any:
             f" got {type(value).__name__} {shown(value)}"
         )
     return value
+
+
+def as_float(what: str, value: int) -> float:
+    """`value` where a float is wanted; raises ConfigError if none equals it, as 2**53 + 1, rather than round it."""
+    with contextlib.suppress(OverflowError):
+        if float(value) == value:
+            return float(value)
+    raise ConfigError(f"{what} must be a float, and none equals {shown(value)}")
 
 
 def text(what: str, value: str) -> str:
